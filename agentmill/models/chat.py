@@ -1,0 +1,75 @@
+"""The one seam to any model: `async complete(ChatRequest) -> ChatReply`.
+
+The caller does not know who answers: an OpenAI-compatible endpoint, a Ray Serve handle, the domain's expert
+or a scripted fake. A model that cannot answer raises ModelError; it never returns an empty reply in its place.
+"""
+
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+AgentName = Literal["understander", "planner", "evaluator", "executor", "explainer", "user", "judge"]
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(BaseModel):
+    """One chat message as the OpenAI chat API has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: Role
+    content: str
+
+
+class Sampling(BaseModel):
+    """How to draw the reply. `seed` makes a sampled reply repeatable where the model supports it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    max_tokens: int = Field(256, ge=1)
+    seed: int | None = None
+
+
+class ChatRequest(BaseModel):
+    """One model call by one agent. `agent` is for accounting and routing, never part of the prompt."""
+
+    model_config = ConfigDict(frozen=True)
+
+    agent: AgentName
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    response_schema: dict[str, Any] | None = None
+
+
+class ChatReply(BaseModel):
+    """What the model said and what it cost. `model` names who answered, `expert` for a domain's expert."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"] = "stop"
+    latency_s: float
+
+
+class ModelError(Exception):
+    """The model did not answer (time-out, refusal by the server, broken connection). `retryable` says if trying again can help."""
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class ChatModel(Protocol):
+    """Anything that answers. Implementations are safe for many concurrent calls on one event loop."""
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """Answer one request.
+
+        Raises:
+            ModelError: when no answer came.
+        """
+        ...

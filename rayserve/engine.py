@@ -1,0 +1,198 @@
+"""The one vLLM engine that all agents share, as a Ray Serve deployment made by ray.serve.llm.
+
+`SharedEngine` answers ChatRequests of the project, so that the callers' processes need neither vLLM nor torch.
+Invariant: a refusal by the engine comes back as a value (`EngineAnswer.error`), never as an empty reply; only the
+death of a replica is an exception at the caller.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
+
+from agentmill.config import UserError
+from agentmill.models.chat import ChatReply, ChatRequest
+from rayserve.answers import EngineAnswer
+from rayserve.settings import EngineSettings
+
+MODEL_ID = "student"
+
+
+class SharedEngine(LLMServer):
+    """The engine's deployment: LLMServer with the project's own request and reply types at its boundary."""
+
+    async def complete(self, request: ChatRequest, guided: bool = False) -> EngineAnswer:
+        """One whole answer."""
+        start = time.perf_counter()
+        replies = await self.chat(_openai_request(request, stream=False, guided=guided))
+        async for reply in replies:
+            return _answer(reply, time.perf_counter() - start)
+        return EngineAnswer(error="the engine ended without an answer", retryable=True)
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | EngineAnswer]:
+        """Pieces of text as the engine makes them, then the whole answer."""
+        start = time.perf_counter()
+        whole = _Whole()
+        batches = await self.chat(_openai_request(request, stream=True, guided=False))
+        async for batch in batches:
+            text = "".join(whole.take(event) for event in _events(batch))
+            if text:
+                yield text
+        yield whole.answer(time.perf_counter() - start)
+
+
+def build(settings: EngineSettings, model_dir: str, *, on_gpu: bool) -> serve.Application:
+    """The engine's application for the model folder; a function of its arguments alone.
+
+    Raises:
+        UserError: when a setting does not fit the hardware that it asks for.
+    """
+    if not on_gpu and settings.tensor_parallel > 1:
+        raise UserError(
+            f"serve.engine.tensor_parallel={settings.tensor_parallel} needs as many GPUs; this engine runs on the CPU, "
+            "set it to 1 or choose serve.engine.accelerator=gpu on a machine with GPUs"
+        )
+    config = LLMConfig(
+        model_loading_config={"model_id": MODEL_ID, "model_source": model_dir},
+        accelerator_type=settings.accelerator_type if on_gpu else None,
+        accelerator_config={"kind": "gpu" if on_gpu else "cpu"},
+        engine_kwargs=_engine_arguments(settings, on_gpu),
+        deployment_config=_deployment(settings),
+        runtime_env={"env_vars": _environment(settings, on_gpu)},
+        experimental_configs={"stream_batching_interval_ms": settings.stream_interval_ms},
+        log_engine_metrics=False,
+    )
+    return build_llm_deployment(config, deployment_cls=SharedEngine)
+
+
+def _engine_arguments(settings: EngineSettings, on_gpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": max(settings.max_model_len, 2048),
+        "block_size": settings.block_size,
+        "dtype": settings.dtype,
+        "enforce_eager": settings.enforce_eager,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # sampling is the agents' business, not the model folder's
+    }
+    if on_gpu:
+        arguments["tensor_parallel_size"] = settings.tensor_parallel
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    return arguments
+
+
+def _deployment(settings: EngineSettings) -> dict[str, Any]:
+    """Serve's options. Left alone, ray.serve.llm never pushes back: its limits stand at a thousand million."""
+    options: dict[str, Any] = {
+        "max_ongoing_requests": settings.max_ongoing_requests,
+        "max_queued_requests": settings.max_queued_requests,
+        "graceful_shutdown_timeout_s": 5,
+    }
+    options["autoscaling_config"] = {
+        "min_replicas": settings.replicas,
+        "initial_replicas": settings.replicas,
+        "max_replicas": settings.replicas,
+        "target_ongoing_requests": settings.target_ongoing_requests,
+    }
+    return options
+
+
+def _environment(settings: EngineSettings, on_gpu: bool) -> dict[str, str]:
+    quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    return quiet if on_gpu else {**quiet, "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib)}
+
+
+def _openai_request(request: ChatRequest, *, stream: bool, guided: bool) -> Any:
+    """The request in vLLM's form. It gets an id of its own: by default all calls of one turn would share Serve's."""
+    from ray.serve.llm.openai_api_models import ChatCompletionRequest
+
+    body: dict[str, Any] = {
+        "model": MODEL_ID,
+        "messages": [message.model_dump() for message in request.messages],
+        "temperature": request.sampling.temperature,
+        "max_completion_tokens": request.sampling.max_tokens,
+        "seed": request.sampling.seed,
+        "request_id": f"{request.agent}-{uuid.uuid4().hex}",
+        "stream": stream,
+    }
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    if guided and request.response_schema is not None:
+        schema = {"name": request.agent, "schema": request.response_schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return ChatCompletionRequest(**body)
+
+
+def _answer(reply: Any, seconds: float) -> EngineAnswer:
+    """A ChatCompletionResponse or vLLM's ErrorResponse (which comes as a value) as the project's own."""
+    problem = getattr(reply, "error", None)
+    if problem is not None:
+        return _refusal(problem.message, problem.code)
+    choice = reply.choices[0]
+    return EngineAnswer(
+        reply=ChatReply(
+            text=choice.message.content or "",
+            model=MODEL_ID,
+            prompt_tokens=reply.usage.prompt_tokens,
+            completion_tokens=reply.usage.completion_tokens or 0,
+            finish_reason="length" if choice.finish_reason == "length" else "stop",
+            latency_s=seconds,
+        )
+    )
+
+
+def _refusal(message: str, code: Any) -> EngineAnswer:
+    return EngineAnswer(error=message, retryable=not (isinstance(code, int) and 400 <= code < 500))
+
+
+def _events(batch: Any) -> list[dict[str, Any]]:
+    """The JSON events of one batch: a list of `data: {...}` strings, or an error object."""
+    events = []
+    for item in batch if isinstance(batch, list) else [batch]:
+        if not isinstance(item, str):
+            events.append({"error": item.error.model_dump()})
+            continue
+        for line in item.splitlines():
+            data = line.removeprefix("data: ").strip()
+            if data and data != "[DONE]":
+                events.append(json.loads(data))
+    return events
+
+
+class _Whole:
+    """Gathers a stream's events into the answer that they make up."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._usage = {"prompt_tokens": 0, "completion_tokens": 0}
+        self._finish = ""
+        self._error: dict[str, Any] | None = None
+
+    def take(self, event: dict[str, Any]) -> str:
+        """Note one event; returns the text that it adds."""
+        if event.get("error"):
+            self._error = event["error"]
+            return ""
+        if event.get("usage"):
+            self._usage = {key: event["usage"].get(key) or 0 for key in self._usage}
+        if not event.get("choices"):
+            return ""
+        choice = event["choices"][0]
+        self._finish = choice.get("finish_reason") or self._finish
+        piece: str = choice["delta"].get("content") or ""
+        self._text.append(piece)
+        return piece
+
+    def answer(self, seconds: float) -> EngineAnswer:
+        if self._error is not None:
+            return _refusal(str(self._error.get("message", "the engine refused")), self._error.get("code"))
+        reason = "length" if self._finish == "length" else "stop"
+        text = "".join(self._text)
+        return EngineAnswer(
+            reply=ChatReply(text=text, model=MODEL_ID, finish_reason=reason, latency_s=seconds, **self._usage)
+        )

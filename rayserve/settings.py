@@ -1,0 +1,130 @@
+"""What a served system is made of: the model behind the agents, the engine's knobs, the gateway's limits.
+
+Imports neither Ray nor vLLM, so that a configuration can be checked anywhere. Invariant: settings that pass here
+build an application; what depends on the machine (a busy port, a missing model folder) is checked by `serve.start`.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from agentmill.config import Strict
+from agentmill.models.chat import AgentName
+
+LOOPBACK = "127.0.0.1"
+SERVED_AGENTS: tuple[AgentName, ...] = ("understander", "planner", "evaluator", "executor", "explainer")
+
+# Read by Ray Serve when its processes start, so they must stand in the environment before Ray is initialised:
+# the router and the agents' code run on one event loop, and nothing but failures is written to the terminal.
+# Direct ingress (part of "throughput optimised") stays off: it would open HTTP ports beside the gateway's.
+ENVIRONMENT = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+}
+
+
+class ServedModel(Strict):
+    """Who answers for the agents.
+
+    `engine`: the model folder that `start` is given, on the shared vLLM engine. `expert`: the domain's policy in
+    code, no weights needed. `endpoint`: any OpenAI-compatible server at `url`, asked for the model `name`; the key,
+    if it needs one, is read from the environment variable `api_key_env`.
+    """
+
+    kind: Literal["engine", "expert", "endpoint"] = "engine"
+    mistake_rate: float = Field(0.0, ge=0.0, le=1.0)
+    url: str = ""
+    name: str = ""
+    api_key_env: str = ""
+    timeout_s: float = Field(60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _endpoint_is_named(self) -> Self:
+        if self.kind == "endpoint" and not (self.url and self.name):
+            raise ValueError("kind=endpoint needs the server's `url` and the model's `name` to ask for")
+        return self
+
+
+class EngineSettings(Strict):
+    """The shared vLLM engine. `accelerator=auto` takes a GPU where Ray's cluster has one, else the CPU.
+
+    `enforce_eager` starts in a third of the time; switch it off for throughput on a GPU. `block_size` is small
+    because agents' prompts are short and only whole blocks are found again in the prefix cache. `guided` names the
+    agents whose output schema is enforced while decoding (the others are validated afterwards, always).
+    Requests beyond `max_ongoing_requests` in a replica wait, beyond `max_queued_requests` at a caller are refused.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    accelerator_type: str | None = None
+    tensor_parallel: int = Field(1, ge=1)
+    replicas: int = Field(1, ge=1)
+    enforce_eager: bool = True
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: int = Field(2048, ge=128)
+    max_num_seqs: int = Field(32, ge=1)
+    block_size: int = Field(32, ge=16, multiple_of=16)
+    cpu_kv_cache_gib: int = Field(1, ge=1)
+    gpu_memory_utilization: float = Field(0.85, gt=0.0, le=1.0)
+    guided: tuple[AgentName, ...] = ()
+    stream_interval_ms: float = Field(5.0, ge=0.0)
+    max_ongoing_requests: int = Field(64, ge=1)
+    target_ongoing_requests: int = Field(32, ge=1)
+    max_queued_requests: int = Field(256, ge=1)
+    timeout_s: float = Field(60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _target_is_reachable(self) -> Self:
+        if self.target_ongoing_requests > self.max_ongoing_requests:
+            raise ValueError(
+                f"target_ongoing_requests={self.target_ongoing_requests} is above max_ongoing_requests="
+                f"{self.max_ongoing_requests}, so that it is never reached; lower the target or raise the maximum"
+            )
+        return self
+
+
+class AgentSettings(Strict):
+    """Every agent's deployment. Agents wait for the model most of the time: a small share of a CPU is enough."""
+
+    num_cpus: float = Field(0.1, gt=0)
+    replicas: int = Field(1, ge=1)
+    max_ongoing_requests: int = Field(128, ge=1)
+    max_queued_requests: int = Field(512, ge=1)
+    retries: int = Field(2, ge=0)  # of a model call whose replica died
+    retry_delay_s: float = Field(0.5, gt=0)
+
+
+class SessionSettings(Strict):
+    """How long and how many conversations are kept. Where there are too many, the one idle longest is closed."""
+
+    ttl_s: float = Field(1800.0, gt=0)
+    max_count: int = Field(2000, ge=1)
+
+
+class GatewaySettings(Strict):
+    """The HTTP side: the name of the served system (the client's `model`), and what it accepts."""
+
+    model_name: str = Field("agentmill", pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")
+    num_cpus: float = Field(0.2, gt=0)
+    max_ongoing_requests: int = Field(128, ge=1)
+    max_queued_requests: int = Field(512, ge=1)
+    max_body_bytes: int = Field(1_000_000, ge=1_000)
+    max_messages: int = Field(400, ge=1)
+    max_input_chars: int = Field(2_000, ge=1)
+    turn_timeout_s: float = Field(120.0, gt=0)
+
+
+class ServeSettings(Strict):
+    """One served system. It listens on the loopback interface only; `port=0` takes a free port.
+
+    `sessions_api` opens the routes that name a world's seed, show a world and ask one agent: for evaluation only.
+    """
+
+    port: int = Field(8000, ge=0, le=65535)
+    sessions_api: bool = False
+    start_timeout_s: float = Field(300.0, gt=0)
+    model: ServedModel = ServedModel()
+    engine: EngineSettings = EngineSettings()
+    agents: AgentSettings = AgentSettings()
+    sessions: SessionSettings = SessionSettings()
+    gateway: GatewaySettings = GatewaySettings()

@@ -1,0 +1,1 @@
+"""U and J over Ray Data: scenarios, rollout, judge, corpora and evaluation. Imports agentmill, never its siblings."""

@@ -1,0 +1,202 @@
+"""A resumable Ray Data job: rows of one Parquet file -> actors -> Parquet files, each row done once.
+
+In go a Parquet file with a unique id column, an actor class and its pool; out comes `work/out/*.parquet`, a row for
+each input row. `work/ledger` holds the ids that are finished (Ray Data's two-phase checkpoint), so that a job killed
+at any point goes on with the rest. Invariants: an id is in `out` at most once; one block is one output file, so at
+most `in_flight` rows are done again; the rows' own failures travel as rows, never as exceptions.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agentmill.config import UserError
+from agentmill.log import Progress, progress, say
+
+PENDING = ".pending.parquet"
+_POLL_S = 1.0
+
+
+class JobFailed(UserError):
+    """More rows failed than the configuration allows. Finished rows stay; failed ones are done again by the next run."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and how many rows each has in flight: `calls` blocks of at most `block_rows` rows."""
+
+    actors: int
+    block_rows: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run. `errors` says of an output table which of its rows failed, as a list of messages."""
+
+    label: str
+    unit: str
+    rows: Path
+    work: Path
+    id_column: str
+    max_error_share: float
+    errors: Callable[[pa.Table], list[str]]
+    columns: tuple[str, ...]
+
+    @property
+    def out(self) -> Path:
+        return self.work / "out"
+
+    @property
+    def ledger(self) -> Path:
+        return self.work / "ledger"
+
+    @property
+    def total(self) -> int:
+        return int(pq.read_metadata(self.rows).num_rows)
+
+
+def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, batches: bool = False) -> None:
+    """Do what is left of the job and wait for it. Ray is initialised already.
+
+    `actor` is constructed with `arguments` in each worker; its async `__call__` takes a row, or a whole block as an
+    Arrow table where `batches` is set.
+
+    Raises:
+        JobFailed: when more than `job.max_error_share` of the rows failed.
+    """
+    job.out.mkdir(parents=True, exist_ok=True)
+    job.ledger.mkdir(parents=True, exist_ok=True)
+    watch = _Watch(job)
+    if watch.done < job.total:
+        if watch.done:
+            say(job.label, f"{watch.done:,} of {job.total:,} {job.unit} are there already; going on")
+        with _quiet_ray_data(), progress(job.label, job.total, job.unit) as bar, _watching(watch, bar):
+            _execute(job, actor, arguments, pool, batches)
+    _check_errors(job, watch)
+
+
+def output_files(job: Job) -> list[Path]:
+    """The committed output files, by name."""
+    return sorted(path for path in job.out.glob("*.parquet"))
+
+
+def _execute(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, batches: bool) -> None:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1  # one conversation with a slow model may take longer than the default
+    context.checkpoint_config = CheckpointConfig(
+        id_column=job.id_column, checkpoint_path=str(job.ledger), delete_checkpoint_on_success=False
+    )
+    compute = ActorPoolStrategy(
+        size=pool.actors, max_tasks_in_flight_per_actor=pool.calls + 1, max_concurrent_calls_per_actor=pool.calls
+    )
+    with DataContext.current(context):
+        rows = ray.data.read_parquet(str(job.rows)).repartition(target_num_rows_per_block=pool.block_rows)
+        options: dict[str, Any] = {"compute": compute, "num_cpus": 1, "fn_constructor_kwargs": dict(arguments)}
+        if batches:
+            done = rows.map_batches(actor, batch_size=None, batch_format="pyarrow", **options)
+        else:
+            done = rows.map(actor, **options)
+        done.write_parquet(str(job.out), concurrency=1)
+
+
+def _check_errors(job: Job, watch: "_Watch") -> None:
+    watch.look()
+    share = len(watch.errors) / max(1, watch.done)
+    if share <= job.max_error_share:
+        return
+    first = watch.errors[0]
+    forgotten = _forget_failed(job)
+    raise JobFailed(
+        f"{job.label}: {len(watch.errors)} of {watch.done} {job.unit} failed ({share:.1%}), more than "
+        f"max_error_share={job.max_error_share:g} allows; the first: {first}; mend the cause and run again "
+        f"({forgotten} {job.unit} will be done again), or raise {job.label}.max_error_share"
+    )
+
+
+def _forget_failed(job: Job) -> int:
+    """Remove every block with a failed row from the output and the ledger; returns how many rows that are."""
+    rows = 0
+    for path in output_files(job):
+        table = pq.read_table(path, columns=list(job.columns))
+        if job.errors(table):
+            rows += table.num_rows
+            for entry in job.ledger.glob("*.parquet"):
+                if path.name.startswith(entry.name.removesuffix(".parquet")):
+                    entry.unlink()  # the ledger first: an id that is forgotten here is done again
+            path.unlink()
+    return rows
+
+
+class _Watch:
+    """What the ledger and the output show so far: rows done and the messages of those that failed."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.done = 0
+        self.errors: list[str] = []
+        self._seen: set[str] = set()
+        self.look()
+
+    def look(self) -> int:
+        """Count what was committed since the last look; returns the number of new rows."""
+        new = 0
+        committed = {p.name.removesuffix(".parquet") for p in self.job.ledger.glob("*.parquet") if not p.name.endswith(PENDING)}
+        for stem in sorted(committed - self._seen):
+            self._seen.add(stem)
+            for path in self.job.out.glob(f"{stem}*.parquet"):
+                table = pq.read_table(path, columns=list(self.job.columns))
+                new += table.num_rows
+                self.errors.extend(self.job.errors(table))
+        self.done += new
+        return new
+
+
+@contextmanager
+def _watching(watch: _Watch, bar: Progress) -> Iterator[None]:
+    """Show the progress of the ledger while the block runs."""
+    finished = threading.Event()
+    bar.advance(watch.done)
+
+    def poll() -> None:
+        while not finished.wait(_POLL_S):
+            new = watch.look()
+            if new:
+                bar.advance(new, errors=len(watch.errors))
+
+    thread = threading.Thread(target=poll, name=f"{watch.job.label}-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+        new = watch.look()
+        if new:
+            bar.advance(new, errors=len(watch.errors))
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Ray Data's own info lines are left out while a job runs: the progress of the job says the same in one line."""
+    import logging
+
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

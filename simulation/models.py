@@ -1,0 +1,69 @@
+"""Which model answers, by configuration: ModelSettings in, a ChatModel out.
+
+The teacher, the user simulator and the judge are each named by one ModelSettings: the domain's expert, or any
+OpenAI-compatible endpoint. Invariant: two settings with equal `identity` give the same answers to the same prompts
+as far as the model itself is deterministic, so the identity goes into the digests of what they produced.
+"""
+
+import os
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agentmill.config import ConfigError, Strict
+from agentmill.domains.base import Domain
+from agentmill.models.chat import ChatModel
+
+
+class ModelSettings(Strict):
+    """A model by configuration. `mistake_rate` is the expert's share of deliberate mistakes.
+
+    `api_key_env` names the environment variable that holds the key: the key itself is never in a configuration.
+    """
+
+    kind: Literal["expert", "endpoint"] = "expert"
+    url: str = ""
+    name: str = ""
+    mistake_rate: float = Field(0.0, ge=0.0, le=1.0)
+    api_key_env: str = ""
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    timeout_s: float = Field(120.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "ModelSettings":
+        if self.kind == "endpoint" and not (self.url and self.name):
+            raise ValueError("kind=endpoint needs url and name, for example url=http://localhost:8001/v1 name=llama-70b")
+        if self.kind == "endpoint" and self.mistake_rate:
+            raise ValueError("mistake_rate is for kind=expert only; an endpoint makes its own mistakes")
+        if self.kind == "expert" and (self.url or self.name):
+            raise ValueError("url and name are for kind=endpoint; leave them out for the expert")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes this model's answers from another's."""
+        if self.kind == "expert":
+            return f"expert/{self.mistake_rate:g}"
+        return f"{self.url}/{self.name}/{self.temperature:g}"
+
+
+def build_model(settings: ModelSettings, domain: Domain) -> ChatModel:
+    """Make the model that `settings` names.
+
+    Raises:
+        ConfigError: when the domain has no expert, or the environment variable of the key is not set.
+    """
+    if settings.kind == "expert":
+        if domain.expert is None:
+            raise ConfigError(f"kind=expert: the domain {domain.name} ships no expert; use kind=endpoint with url and name")
+        return domain.expert(settings.mistake_rate)
+    from agentmill.models.openai_client import OpenAIModel
+
+    key = ""
+    if settings.api_key_env:
+        key = os.environ.get(settings.api_key_env, "")
+        if not key:
+            raise ConfigError(
+                f"api_key_env={settings.api_key_env}: the variable is not set; export it before the run"
+            )
+    return OpenAIModel(base_url=settings.url, model=settings.name, api_key=key, timeout_s=settings.timeout_s)
