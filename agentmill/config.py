@@ -13,9 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-
-class UserError(Exception):
-    """Something that the user can put right. The command line prints the message, without a traceback, and exits with 2."""
+from agentmill.errors import UserError as UserError
 
 
 class ConfigError(UserError, ValueError):
@@ -23,7 +21,7 @@ class ConfigError(UserError, ValueError):
 
 
 class Strict(BaseModel):
-    """Base of all settings: unknown keys are refused, values are frozen and not guessed from other types."""
+    """Base of all settings: unknown keys are refused, and values are checked when the object is made and then frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from agentmill.config import UserError
+from agentmill.errors import UserError
 
 PACKAGES = (
     "agentmill",

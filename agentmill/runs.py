@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from agentmill.config import UserError
+from agentmill.errors import UserError
 
 Scalar = bool | int | float | str
 
@@ -133,8 +133,7 @@ class Run:
         with locked(self.path("logs", "figures.lock")):
             figures = self._read_figures()
             figures[name] = figure.model_dump(mode="json")
-            text = json.dumps(dict(sorted(figures.items())), indent=2, ensure_ascii=False)
-            atomic_write_text(self.root / "figures.json", text + "\n")
+            self._write_figures(figures)
 
     def figures(self, prefix: str | None = None) -> dict[str, Figure]:
         """All figures, or the one named `prefix` and those below it (`evaluate.sft` gives `evaluate.sft.success`)."""
@@ -157,6 +156,22 @@ class Run:
         """The mark of a finished stage, or None."""
         file = self.root / "stages" / f"{stage}.json"
         return StageMark.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def reopen(self, stage: str) -> None:
+        """Take back the mark of a finished stage, because it is about to be done again."""
+        (self.root / "stages" / f"{stage}.json").unlink(missing_ok=True)
+
+    def forget(self, prefix: str) -> None:
+        """Remove the figure `prefix` and those below it, because what they measured is about to be replaced."""
+        with locked(self.path("logs", "figures.lock")):
+            figures = self._read_figures()
+            kept = {name: f for name, f in figures.items() if name != prefix and not name.startswith(prefix + ".")}
+            if len(kept) < len(figures):
+                self._write_figures(kept)
+
+    def _write_figures(self, figures: dict[str, Any]) -> None:
+        text = json.dumps(dict(sorted(figures.items())), indent=2, ensure_ascii=False)
+        atomic_write_text(self.root / "figures.json", text + "\n")
 
     def _read_figures(self) -> dict[str, Any]:
         file = self.root / "figures.json"

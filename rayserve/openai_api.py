@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from agentmill.agents.frames import fold
 from agentmill.models.chat import ChatRequest, Message, Sampling
-from agentmill.records import TurnStatus
 from rayserve.settings import SERVED_AGENTS, GatewaySettings
 
 SESSION_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -266,9 +265,3 @@ def _invalid(error: ValidationError) -> ApiError:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-__all__ = [
-    "ApiError", "AgentBody", "ChatBody", "Chunks", "SESSION_ID_PATTERN", "SessionBody", "TurnStatus", "completion",
-    "models", "parse_body", "parse_chat", "sse", "unknown",
-]  # fmt: skip

@@ -4,6 +4,7 @@ A pack is a Python package with `build() -> Domain`. Its tools are typed keyword
 its rules look at a parsed plan; its scenarios carry goals whose end state `assess` decides from a world snapshot.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -170,3 +171,20 @@ class Domain:
     grounded: Callable[[str, Json], list[str]]  # (reply, {"results":..., "state":..., "utterance":...}) -> facts in the reply found nowhere
     documents: Callable[[], list[Json]]  # pretraining documents with their contexts: {"document", "context", "source"}
     expert: Callable[[float], ChatModel] | None = field(default=None)  # mistake rate -> a model for every agent, user and judge
+
+
+def load_domain(name: str) -> Domain:
+    """The domain pack of this name: one that ships here (`automotive`), or the dotted path of an installed package.
+
+    Raises:
+        ConfigError: when there is no such pack.
+    """
+    from agentmill.config import ConfigError
+
+    path = name if "." in name else f"agentmill.domains.{name}"
+    try:
+        pack = importlib.import_module(path)
+        built: Domain = pack.build()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"domain={name!r}: no domain pack of that name ({error}); try automotive") from error
+    return built

@@ -4,7 +4,8 @@ The caller does not know who answers: an OpenAI-compatible endpoint, a Ray Serve
 or a scripted fake. A model that cannot answer raises ModelError; it never returns an empty reply in its place.
 """
 
-from typing import Any, Literal, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,5 +72,20 @@ class ChatModel(Protocol):
 
         Raises:
             ModelError: when no answer came.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamingModel(Protocol):
+    """A ChatModel that can also pass its reply on while it is made."""
+
+    async def complete(self, request: ChatRequest) -> ChatReply: ...
+
+    async def stream(self, request: ChatRequest, sink: Callable[[str], Awaitable[None]]) -> ChatReply:
+        """Answer one request, giving each piece of text to `sink` as it comes; the pieces together are the text.
+
+        Raises:
+            ModelError: when no answer came, or it broke off. Pieces may have been passed on before.
         """
         ...

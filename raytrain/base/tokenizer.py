@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 PAD = "<|pad|>"
+SPECIAL_TOKENS = (PAD, END, SYSTEM, USER, ASSISTANT)
 _PIECES = r" ?\p{Ll}+|\p{Lu}\p{Ll}*|\d| ?[^\s\p{L}\d]+|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -35,7 +36,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         min_frequency=20,
         show_progress=False,

@@ -40,6 +40,7 @@ INTENTS: dict[str, Intent] = {
             "the customer looks for cars to buy by make, body, fuel or highest price; ask for the body if none is given",
             tools=("search_inventory",),
             optional=SEARCH_ENTITIES,
+            any_of=("body", "make", "fuel", "max_price"),
         ),
         Intent(
             "vehicle_details",
@@ -89,10 +90,3 @@ def names_of(intent: str) -> tuple[str, ...]:
     """The entities of an intent, required then optional; none for an unknown intent."""
     known = INTENTS.get(intent)
     return known.required + known.optional if known else ()
-
-
-def first_missing(intent: str, known: dict[str, object]) -> str | None:
-    """The entity that must be asked for next, or None when the intent can be planned."""
-    if intent == "find_vehicles":
-        return None if any(name in known for name in SEARCH_ENTITIES) else "body"
-    return next((name for name in INTENTS[intent].required if name not in known), None)

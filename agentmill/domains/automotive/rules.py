@@ -1,13 +1,10 @@
 """The dealership's business rules: each looks at a parsed plan, the dialogue state and the world's facts.
 
-A check returns the sentence that tells the Planner what to do, or None. What a call is guarded by are the conditions
-that must hold for it to run: the conjuncts of every enclosing `if`, as (tool whose result is tested, key) pairs.
+A check returns the sentence that tells the Planner what to do, or None where the rule is kept.
 """
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentmill.agents.state import DialogueState
 from agentmill.domains.automotive.intents import names_of
@@ -15,112 +12,57 @@ from agentmill.domains.automotive.tools import TOOLS
 from agentmill.domains.base import Json, Rule
 
 if TYPE_CHECKING:
-    from agentmill.plans.parse import Plan
+    from agentmill.plans.parse import Plan, ToolCall
 
-_MISSING = object()
-
-
-@dataclass(frozen=True)
-class GuardedCall:
-    """One tool call in a plan: its tool, its keyword arguments and what must hold for it to run."""
-
-    tool: str
-    arguments: dict[str, ast.expr]
-    guards: frozenset[tuple[str, str]]
-
-    def literal(self, name: str) -> Any:
-        """The argument's value where it is written out, else a marker that equals nothing."""
-        try:
-            return ast.literal_eval(self.arguments[name])
-        except (KeyError, ValueError):
-            return _MISSING
+_REFERENCES = (ast.Name, ast.Subscript, ast.Attribute)
 
 
-def guarded_calls(tree: ast.Module) -> list[GuardedCall]:
-    """Every tool call of the plan, in order, with its guards."""
-    return list(_calls(tree.body, frozenset(), {}))
-
-
-def _calls(
-    body: list[ast.stmt], guards: frozenset[tuple[str, str]], assigned: dict[str, str]
-) -> Iterator[GuardedCall]:
-    for statement in body:
-        if isinstance(statement, ast.If):
-            yield from _calls_in(statement.test, guards)
-            held = guards | frozenset(_conjuncts(statement.test, assigned))
-            yield from _calls(statement.body, held, dict(assigned))
-            yield from _calls(statement.orelse, guards, dict(assigned))
-        elif isinstance(statement, ast.For):
-            yield from _calls_in(statement.iter, guards)
-            yield from _calls(statement.body, guards, dict(assigned))
-        else:
-            yield from _calls_in(statement, guards)
-            if isinstance(statement, ast.Assign):
-                _assign(statement, assigned)
-
-
-def _assign(statement: ast.Assign, assigned: dict[str, str]) -> None:
-    value = statement.value
-    for target in statement.targets:
-        if isinstance(target, ast.Name):
-            assigned.pop(target.id, None)
-            if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-                assigned[target.id] = value.func.id
-
-
-def _calls_in(node: ast.AST, guards: frozenset[tuple[str, str]]) -> Iterator[GuardedCall]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name):
-            arguments = {keyword.arg: keyword.value for keyword in part.keywords if keyword.arg}
-            yield GuardedCall(part.func.id, arguments, guards)
-
-
-def _conjuncts(test: ast.expr, assigned: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """The (tool, key) pairs that are true wherever `test` is true."""
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        for value in test.values:
-            yield from _conjuncts(value, assigned)
-    elif isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.Is):
-        other = test.comparators[0]
-        if isinstance(other, ast.Constant) and other.value is True:
-            yield from _conjuncts(test.left, assigned)
-    elif isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name):
-        if test.value.id in assigned:
-            yield assigned[test.value.id], test.attr
-    elif isinstance(test, ast.Subscript) and isinstance(test.value, ast.Name):
-        key = test.slice.value if isinstance(test.slice, ast.Constant) else None
-        if test.value.id in assigned and isinstance(key, str):
-            yield assigned[test.value.id], key
+def _changing(plan: "Plan") -> list[str]:
+    return [call.tool for call in plan.calls if call.tool in TOOLS and TOOLS[call.tool].changes]
 
 
 def _confirm_first(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
-    if state.confirmed:
+    changing = _changing(plan)
+    if state.confirmed or not changing:
         return None
-    for call in guarded_calls(plan.tree):
-        if call.tool in TOOLS and TOOLS[call.tool].changes:
-            return f"The customer has not confirmed yet: leave out {call.tool} and only check."
-    return None
+    return f"The customer has not confirmed yet: leave out {changing[0]} and only check."
 
 
-def _booking_guard(plan: "Plan", tool: str, key: str, variable: str) -> str | None:
-    for call in guarded_calls(plan.tree):
-        if call.tool == "book_test_drive" and (tool, key) not in call.guards:
-            return f'Call {tool} first and book only under if {variable}["{key}"].'
-    return None
+def _proven_by(booking: "ToolCall", tool: str, key: str) -> bool:
+    """Whether `booking` runs only where `tool`, asked about the same values, said `key`."""
+    return any(
+        earlier.tool == tool
+        and said == key
+        and all(_source(earlier, name) == _source(booking, name) for name in TOOLS[tool].parameters)
+        for earlier, said in booking.proven
+    )
+
+
+def _source(call: "ToolCall", name: str) -> str:
+    expression = call.arguments.get(name)
+    return "" if expression is None else ast.unparse(expression)
+
+
+def _booked_unproven(plan: "Plan", tool: str, key: str) -> bool:
+    return any(call.tool == "book_test_drive" and not _proven_by(call, tool, key) for call in plan.calls)
 
 
 def _licence_check(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
-    return _booking_guard(plan, "verify_licence", "verified", "check")
+    if not _booked_unproven(plan, "verify_licence", "verified"):
+        return None
+    return 'Call verify_licence for this driver first and book only under if check["verified"].'
 
 
 def _slot_check(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
-    return _booking_guard(plan, "check_slot", "free", "slot")
+    if not _booked_unproven(plan, "check_slot", "free"):
+        return None
+    return 'Call check_slot for this slot first and book only under if slot["free"].'
 
 
 def _opening_hours(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
     hours = facts.get("hours", {})
-    for call in guarded_calls(plan.tree):
-        day, time = call.literal("day"), call.literal("time")
+    for call in plan.calls:
+        day, time = call.value("day"), call.value("time")
         if call.tool != "book_test_drive" or day not in hours or not isinstance(time, str):
             continue
         if hours[day] is None or not hours[day][0] <= time < hours[day][1]:
@@ -129,23 +71,21 @@ def _opening_hours(plan: "Plan", state: DialogueState, facts: Json) -> str | Non
 
 
 def _grounded_argument(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
-    relevant = {name: state.entities[name] for name in names_of(state.intent) if name in state.entities}
-    for call in guarded_calls(plan.tree):
-        if call.tool not in TOOLS:
-            continue
+    said = {name: state.entities[name] for name in names_of(state.intent) if name in state.entities}
+    for call in plan.calls:
         for name, expression in call.arguments.items():
-            if isinstance(expression, ast.Constant | ast.UnaryOp | ast.List | ast.Dict):
-                if call.literal(name) != relevant.get(name, _MISSING):
-                    return f"{call.tool} gets {name}={ast.unparse(expression)}, which the customer did not say."
-        for name in TOOLS[call.tool].parameters:
-            if name in relevant and name not in call.arguments:
+            if isinstance(expression, _REFERENCES) or (name in said and call.value(name) == said[name]):
+                continue
+            return f"{call.tool} gets {name}={ast.unparse(expression)}, which the customer did not say."
+        for name in TOOLS[call.tool].parameters if call.tool in TOOLS else ():
+            if name in said and name not in call.arguments:
                 return f"Pass {name} to {call.tool}: the customer said it."
     return None
 
 
 def _one_change(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
-    changing = [call.tool for call in guarded_calls(plan.tree) if call.tool in TOOLS and TOOLS[call.tool].changes]
-    return f"Make only one change in a plan, not {len(changing)}." if len(changing) > 1 else None
+    count = len(_changing(plan))
+    return f"Make only one change in a plan, not {count}." if count > 1 else None
 
 
 RULES: tuple[Rule, ...] = (

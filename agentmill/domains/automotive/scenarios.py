@@ -78,15 +78,16 @@ class _Goals:
         self.booking: Booking = rng.choice(data.bookings)
 
     def draw(self) -> list[Goal]:
-        """One to three tasks in the order of the table above or shuffled, then the talk beside them."""
+        """One to three tasks, a look at a booking always before it is cancelled, and the talk beside them."""
         wanted = self.rng.choices((1, 2, 3), weights=(45, 35, 20))[0]
         weights, names = dict(TASKS), []
         while len(names) < wanted:
             name = self.rng.choices(list(weights), weights=list(weights.values()))[0]
             del weights[name]
             names.append(name)
-        names.sort(key=list(TASKS).index)
-        goals = [goal for name in names for goal in [getattr(self, f"_{name}")()]]
+        if self.rng.random() < 0.6 or {"check_booking", "cancel_test_drive"} <= set(names):
+            names.sort(key=list(TASKS).index)
+        goals: list[Goal] = [getattr(self, f"_{name}")() for name in names]
         if self.rng.random() < _TALK_SHARE:
             goals.insert(0, Goal(intent="small_talk", slots={"topic": self.rng.choice(_TALK)}, expect={}))
         if self.rng.random() < _OFF_TOPIC_SHARE:

@@ -1,0 +1,160 @@
+"""How an agent asks its model: validate, and ask again a bounded number of times.
+
+The first attempt is greedy, later ones sample with a seed of their own; the prompt never changes. Every attempt is
+kept as an AgentCall: `ok`, `invalid` (what came did not pass the agent's validation, `error` says why) or `error`
+(nothing came). A model's failure ends here: the caller gets None, never an exception.
+"""
+
+import asyncio
+import re
+import time
+import zlib
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from agentmill.agents.contracts import AgentCall, TextSink
+from agentmill.agents.settings import TeamSettings
+from agentmill.domains.base import Domain
+from agentmill.models.chat import (
+    AgentName,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Message,
+    ModelError,
+    Sampling,
+    StreamingModel,
+)
+
+V = TypeVar("V")
+_FENCE = re.compile(r"^```[a-z]*\n(.*?)\n?```$", re.DOTALL)
+
+
+class Invalid(ValueError):
+    """A model's output is not what the agent asked for; the message says why."""
+
+
+class Asked(Generic[V]):
+    """The validated value, None when every attempt failed, and the calls made."""
+
+    def __init__(self, value: V | None, calls: list[AgentCall]) -> None:
+        self.value = value
+        self.calls = tuple(calls)
+
+
+def derived_seed(seed: int, *parts: object) -> int:
+    """A seed that depends on all of `parts`, the same in every process."""
+    return zlib.crc32(":".join(map(str, (seed, *parts))).encode()) & 0x7FFFFFFF
+
+
+def unfenced(text: str) -> str:
+    """The text without a Markdown fence around it."""
+    fenced = _FENCE.match(text.strip())
+    return fenced.group(1) if fenced else text.strip()
+
+
+class ModelAgent:
+    """What the four agents with a model share: the domain's static prompt, the settings and the retries."""
+
+    name: AgentName
+
+    def __init__(self, domain: Domain, model: ChatModel, settings: TeamSettings) -> None:
+        self.domain = domain
+        self.model = model
+        self.settings = settings
+        self._system = Message(role="system", content=domain.prompts[settings.prompts][self.name])
+
+    def slots(self, intent: str) -> tuple[str, ...]:
+        """The entities of an intent in their fixed order, required first; none for an unknown intent."""
+        known = self.domain.intents.get(intent)
+        return known.required + known.optional if known else ()
+
+    async def ask(
+        self, frame: str, validate: Callable[[str], V], seed: int, stream: TextSink | None = None
+    ) -> Asked[V]:
+        """Ask until `validate` accepts the output; it raises Invalid for what it refuses.
+
+        With `stream` an output is passed on as it is made. What has been passed on cannot be taken back, so there is
+        no other attempt after that.
+        """
+        calls: list[AgentCall] = []
+        for attempt in range(self.settings.attempts):
+            request = self._request(frame, derived_seed(seed, self.name, attempt), attempt)
+            sink = _Sink(stream)
+            began = time.perf_counter()
+            try:
+                async with asyncio.timeout(self.settings.call_timeout_s):
+                    reply = await self._complete(request, sink)
+            except (ModelError, TimeoutError) as error:
+                calls.append(self._failed(request, error, time.perf_counter() - began))
+                if sink.used or (isinstance(error, ModelError) and not error.retryable):
+                    break
+                continue
+            value, problem = _validated(reply, validate)
+            calls.append(self._answered(request, reply, problem))
+            if not problem:
+                return Asked(value, calls)
+            if sink.used:
+                break
+        return Asked(None, calls)
+
+    async def _complete(self, request: ChatRequest, sink: "_Sink") -> ChatReply:
+        if sink.target is not None and isinstance(self.model, StreamingModel):
+            return await self.model.stream(request, sink)
+        return await self.model.complete(request)
+
+    def _request(self, frame: str, seed: int, attempt: int) -> ChatRequest:
+        sampling = Sampling(
+            temperature=self.settings.retry_temperature if attempt else 0.0,
+            max_tokens=getattr(self.settings.max_tokens, self.name),
+            seed=seed,
+        )
+        messages = (self._system, Message(role="user", content=frame))
+        return ChatRequest(agent=self.name, messages=messages, sampling=sampling)
+
+    def _failed(self, request: ChatRequest, error: ModelError | TimeoutError, seconds: float) -> AgentCall:
+        text = str(error) or f"no answer within {self.settings.call_timeout_s:g} s"
+        return AgentCall(
+            agent=self.name, messages=request.messages, output="", status="error", error=text, latency_s=seconds
+        )
+
+    def _answered(self, request: ChatRequest, reply: ChatReply, problem: str) -> AgentCall:
+        return AgentCall(
+            agent=self.name,
+            messages=request.messages,
+            output=reply.text,
+            status="invalid" if problem else "ok",
+            error=problem,
+            model=reply.model,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            latency_s=reply.latency_s,
+        )
+
+
+class _Sink:
+    """Passes pieces of text on, line breaks folded to spaces, and remembers that it did."""
+
+    def __init__(self, target: TextSink | None) -> None:
+        self.target = target
+        self.used = False
+        self._space = False
+
+    async def __call__(self, text: str) -> None:
+        assert self.target is not None
+        words = text.split()
+        if words:
+            lead = " " if self.used and (self._space or text[0].isspace()) else ""
+            self.used = True
+            await self.target(lead + " ".join(words))
+        self._space = (self._space and not words) or text[-1:].isspace()
+
+
+def _validated(reply: ChatReply, validate: Callable[[str], V]) -> tuple[V | None, str]:
+    """The value and "", or None and why the output was refused."""
+    if reply.finish_reason == "length":
+        return None, f"cut after {reply.completion_tokens} tokens"
+    try:
+        return validate(reply.text), ""
+    except Invalid as refused:
+        return None, str(refused)

@@ -1,0 +1,106 @@
+"""The Understander: state, last reply and utterance -> intent, entities, confirmation, or a question back.
+
+Its output is checked against the domain: the intent and entities exist, values have the right kind and choice, and
+verbatim values stand in the customer's words. Whether a question is due follows from the state, so that part is
+completed here and not left to the model: a needed entity is always asked for, and nothing else is.
+"""
+
+import re
+
+from pydantic import ValidationError
+
+from agentmill.agents.asking import Invalid, ModelAgent, unfenced
+from agentmill.agents.contracts import UnderstanderResult, UnderstanderTask
+from agentmill.agents.frames import fold, render_frame
+from agentmill.agents.state import DialogueState, Understanding
+from agentmill.domains.base import Domain, Entity
+
+TAIL_CHARACTERS = 120
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_THOUSANDS = re.compile(r"(?<=\d)[,  ’'](?=\d{3}(?!\d))")
+
+
+class Understander(ModelAgent):
+    """See the module."""
+
+    name = "understander"
+
+    async def run(self, task: UnderstanderTask) -> UnderstanderResult:
+        """Understand one utterance; `understanding` is None when the model gave nothing valid."""
+        asked = await self.ask(self.frame(task), lambda text: self._validate(text, task), task.seed)
+        return UnderstanderResult(understanding=asked.value, calls=asked.calls)
+
+    def frame(self, task: UnderstanderTask) -> str:
+        """The user message."""
+        fields = task.state.fields(self.slots(task.state.intent))
+        if task.state.proposed:
+            fields["proposed"] = True
+        fields["assistant"] = reply_tail(task.assistant)
+        fields["customer"] = task.utterance
+        return render_frame(fields)
+
+    def _validate(self, text: str, task: UnderstanderTask) -> Understanding:
+        try:
+            heard = Understanding.model_validate_json(unfenced(text))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            raise Invalid(f"no understanding: {'.'.join(map(str, problem['loc']))} {problem['msg']}") from error
+        if heard.intent not in self.domain.intents:
+            raise Invalid(f"intent={heard.intent!r} is unknown")
+        for name, value in heard.entities.items():
+            if name not in self.domain.entities:
+                raise Invalid(f"entity {name!r} is unknown")
+            _require_value(self.domain.entities[name], value, task.utterance)
+        return heard.model_copy(update={"question": due_question(self.domain, task.state, heard)})
+
+
+def due_question(domain: Domain, state: DialogueState, heard: Understanding) -> str | None:
+    """The question that must be asked after `heard`: the model's own words if it asks, the domain's if it does not.
+
+    The domain's question about another entity than the missing one is corrected. An intent that needs nothing for
+    certain but may be asked about (`optional` only) keeps the model's question as long as nothing is known.
+    """
+    intent = domain.intents[heard.intent]
+    shared = [name for name, entity in domain.entities.items() if entity.shared]
+    known = state.updated(heard, shared).entities
+    missing = intent.missing(known)
+    asked = fold(heard.question or "") or None
+    if missing is None:
+        open_search = bool(intent.tools and intent.optional) and not intent.required
+        return asked if open_search and not set(intent.optional) & set(known) else None
+    if asked is None or asked in {entity.question for entity in domain.entities.values()}:
+        return domain.entities[missing].question
+    return asked
+
+
+def reply_tail(reply: str, limit: int = TAIL_CHARACTERS) -> str:
+    """The last sentences of a reply that fit into `limit` characters, "none" where there is no reply.
+
+    Of a last sentence that is too long on its own, the last words that fit.
+    """
+    tail = ""
+    for sentence in reversed(_SENTENCE.split(fold(reply))):
+        longer = f"{sentence} {tail}".strip()
+        if len(longer) > limit:
+            return tail or longer[-limit:].partition(" ")[2] or longer[-limit:]
+        tail = longer
+    return tail or "none"
+
+
+def occurs(value: object, utterance: str) -> bool:
+    """Whether `value` stands in the utterance as words of its own, whatever the case and thousands separators."""
+    wanted, said = _plain(str(value)), _plain(utterance)
+    return bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) is not None
+
+
+def _plain(text: str) -> str:
+    return _THOUSANDS.sub("", fold(text)).casefold()
+
+
+def _require_value(entity: Entity, value: object, utterance: str) -> None:
+    if type(value) is not entity.kind:
+        raise Invalid(f"{entity.name}={value!r} is no {entity.kind.__name__}")
+    if entity.choices and value not in entity.choices:
+        raise Invalid(f"{entity.name}={value!r} is none of {', '.join(entity.choices)}")
+    if entity.verbatim and not occurs(value, utterance):
+        raise Invalid(f"{entity.name}={value!r} is not in the customer's words")

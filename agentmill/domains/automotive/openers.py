@@ -1,0 +1,101 @@
+"""How a simulated customer opens a goal: a phrasing of the wish with some, all or none of what is known about it.
+
+What an earlier goal has already named may be left out ("can I test drive it?"); what differs from it is always said.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from agentmill.domains.automotive import phrases
+from agentmill.domains.automotive.voice import car_phrase, own_car, slot_phrase, written
+
+Slots = dict[str, Any]
+_OPEN_END = ("{own}.", "{own}?")
+
+
+def opener(
+    intent: str, slots: Slots, rng: random.Random, *, earlier: Sequence[dict[str, Any]] = (), in_full: bool = False
+) -> str:
+    """What the customer says to begin with; `in_full` says everything at once, as one does when not understood."""
+    match intent:
+        case "find_vehicles":
+            return _find(slots, rng, in_full)
+        case "book_test_drive":
+            return _book(slots, rng, _named("stock", earlier), in_full)
+        case "value_trade_in":
+            return _trade_in(slots, rng, in_full)
+        case "vehicle_details":
+            return _one_slot("stock", slots, rng, phrases.DETAILS, phrases.DETAILS_VAGUE, in_full)
+        case "opening_hours":
+            return _one_slot("day", slots, rng, phrases.HOURS, phrases.HOURS_VAGUE, in_full)
+        case "check_booking":
+            return _one_slot("reference", slots, rng, phrases.CHECK, phrases.CHECK_VAGUE, in_full)
+        case "cancel_test_drive":
+            return _cancel(slots, rng, _named("reference", earlier), in_full)
+        case "out_of_scope":
+            return rng.choice(phrases.OFF_TOPIC.get(slots["topic"], phrases.OFF_TOPIC["flight"]))
+        case _:
+            talk = {"weather": phrases.WEATHER, "praise": phrases.PRAISE}
+            return rng.choice(talk.get(slots.get("topic", ""), phrases.GREETINGS))
+
+
+def _named(slot: str, earlier: Sequence[dict[str, Any]]) -> list[str]:
+    return [goal["slots"][slot] for goal in earlier if slot in goal["slots"]]
+
+
+def _one_slot(
+    slot: str, slots: Slots, rng: random.Random, full: tuple[str, ...], vague: tuple[str, ...], in_full: bool
+) -> str:
+    if not in_full and rng.random() < 0.25:
+        return rng.choice(vague)
+    return rng.choice(full).format(**{slot: written(slot, slots[slot], rng)})
+
+
+def _find(slots: Slots, rng: random.Random, in_full: bool) -> str:
+    if not in_full and rng.random() < 0.12:
+        return rng.choice(phrases.FIND_VAGUE)
+    told = slots
+    if not in_full and len(slots) > 1 and rng.random() < 0.2:
+        left_out = rng.choice([name for name in slots if name != "body"])
+        told = {name: value for name, value in slots.items() if name != left_out}
+    return rng.choice(phrases.FIND).format(car=car_phrase(told, rng))
+
+
+def _book(slots: Slots, rng: random.Random, named: list[str], in_full: bool) -> str:
+    names = ["day", "time"] if in_full else rng.choice(([], [], ["day"], ["time"], ["day", "time"], ["day", "time"]))
+    when = slot_phrase(slots, names, rng)
+    when = f" {when}" if when else ""
+    known = bool(named) and all(stock == slots["stock"] for stock in named)
+    if known and not in_full and rng.random() < 0.6:
+        return rng.choice(phrases.BOOK_IT).format(when=when)
+    say_stock = in_full or bool(named) or rng.random() < 0.5
+    stock = rng.choice(phrases.OF_STOCK).format(stock=slots["stock"]) if say_stock else ""
+    text = rng.choice(phrases.BOOK).format(what=stock + when)
+    if in_full:
+        return f"{text} I'm {slots['name']}, licence {slots['licence']}."
+    return rng.choice(phrases.SELF).format(name=slots["name"]) + text if rng.random() < 0.08 else text
+
+
+def _cancel(slots: Slots, rng: random.Random, named: list[str], in_full: bool) -> str:
+    known = bool(named) and all(reference == slots["reference"] for reference in named)
+    if known and not in_full and rng.random() < 0.6:
+        return rng.choice(phrases.CANCEL_IT)
+    return _one_slot("reference", slots, rng, phrases.CANCEL, phrases.CANCEL_VAGUE, in_full or bool(named))
+
+
+def _trade_in(slots: Slots, rng: random.Random, in_full: bool) -> str:
+    options = ([], ["make"], ["make", "model"], ["make", "model"], ["year", "make", "model"], ["year", "make", "model"])
+    told = {"year", "make", "model"} if in_full else set(rng.choice(options))
+    text = rng.choice(phrases.TRADE)
+    if not text.endswith(_OPEN_END):
+        if not in_full:
+            return text.format(own=own_car(slots, told, rng))
+        text = next(template for template in phrases.TRADE if template.endswith(_OPEN_END))
+    extra = ""
+    if in_full or (told and rng.random() < 0.3):
+        miles = f"{slots['mileage']:,} miles" if rng.random() < 0.5 else f"{slots['mileage']} miles"
+        extra += rng.choice(phrases.HAS_MILES).format(mileage=miles)
+    if in_full or (told and rng.random() < 0.3):
+        extra += rng.choice(phrases.IN_CONDITION).format(condition=slots["condition"])
+    return text[:-1].format(own=own_car(slots, told, rng)) + extra + text[-1]

@@ -1,0 +1,205 @@
+"""The user simulator U in code: what the customer says next, from persona, goals and history alone.
+
+A pure function of its frame and a seed. It walks through the history to see which goals the replies have answered,
+then speaks: opens the next goal, answers a question, agrees to a proposal whose facts are right, corrects one whose
+facts are wrong, takes its second choice when a slot is not free. It says the same in other words at most twice for a
+goal, then leaves with EXIT, as it does when every goal is answered.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentmill.domains.automotive import phrases
+from agentmill.domains.automotive.hearing import Heard, hear
+from agentmill.domains.automotive.intents import FREE_TEXT_INTENTS, SEARCH_ENTITIES
+from agentmill.domains.automotive.openers import opener
+from agentmill.domains.automotive.reading import OWN_WORDS
+from agentmill.domains.automotive.voice import car_phrase, forms, mentions, slot_phrase, written
+
+EXIT = "EXIT"
+MAX_FAILURES, MAX_ASKED, MAX_AGREED = 2, 2, 2
+_FAREWELL_SHARE = 0.3
+_ORDER = ("stock", "day", "time", "name", "licence", "reference", "make", "model", "year", "mileage", "condition")
+
+
+@dataclass
+class Progress:
+    """Where the customer stands: the goal at hand, what was said for it and how the last reply was heard."""
+
+    goal: int = 0
+    heard: Heard | None = None
+    failures: int = 0
+    second_choice: bool = False
+    said: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def next_goal(self) -> None:
+        """Turn to the next goal."""
+        self.goal += 1
+        self.heard, self.failures, self.second_choice = None, 0, False
+        self.said, self.counts = [], Counter()
+
+
+class Customer:
+    """One customer at one point of a conversation."""
+
+    def __init__(self, frame: Mapping[str, str], seed: int | None) -> None:
+        self.persona = frame["persona"] if frame["persona"] in phrases.OPENINGS else "plain"
+        self.goals: list[dict[str, Any]] = json.loads(frame["goals"])
+        self.history: list[list[str]] = json.loads(frame["history"])
+        self.rng = random.Random(f"customer {seed} {frame['persona']} {frame['goals']} {frame['history']}")
+        self.at = Progress()
+
+    def speak(self) -> str:
+        """The next utterance, or EXIT."""
+        for said, reply in self.history:
+            if self.at.goal < len(self.goals):
+                self._take_in(said, reply)
+        if self.at.failures > MAX_FAILURES:
+            return EXIT
+        if self.at.goal >= len(self.goals):
+            return self._leave()
+        heard = self.at.heard
+        if heard is None:
+            return self._joined(self._prefix(), self._opening())
+        return self._respond(heard)
+
+    def _wishes(self) -> dict[str, Any]:
+        """The goal's slots as wanted now: the second choice once the first was refused."""
+        slots = self.goals[self.at.goal]["slots"]
+        wishes = {name: value for name, value in slots.items() if not name.startswith("else_")}
+        if self.at.second_choice:
+            wishes |= {name[5:]: value for name, value in slots.items() if name.startswith("else_")}
+        return wishes
+
+    def _take_in(self, said: str, reply: str) -> None:
+        """Go on by one turn: what the reply means for the goal at hand."""
+        at, intent = self.at, self.goals[self.at.goal]["intent"]
+        at.said.append(said)
+        if intent in FREE_TEXT_INTENTS:
+            at.next_goal()
+            return
+        heard = hear(intent, self._wishes(), reply)
+        if heard.kind == "done" and intent == "find_vehicles" and self._untold():
+            heard = Heard("question", self._untold())
+        if heard.kind == "done":
+            at.next_goal()
+            return
+        if heard.kind == "refused":
+            heard = self._refused()
+        at.counts[f"{heard.kind} {heard.slots}"] += 1
+        asked_again = heard.kind == "question" and at.counts[f"question {heard.slots}"] > MAX_ASKED
+        agreed_again = heard.kind == "proposal" and at.counts["proposal ()"] > MAX_AGREED
+        if heard.kind in ("unhelpful", "mismatch") or asked_again or agreed_again:
+            at.failures += 1
+        at.heard = Heard("unhelpful") if asked_again or agreed_again else heard
+
+    def _refused(self) -> Heard:
+        choices = any(name.startswith("else_") for name in self.goals[self.at.goal]["slots"])
+        if choices and not self.at.second_choice:
+            self.at.second_choice = True
+            return Heard("refused")
+        return Heard("unhelpful")
+
+    def _untold(self) -> tuple[str, ...]:
+        """What the customer looks for and has not said yet; given up once it was said and not understood."""
+        slots = self.goals[self.at.goal]["slots"]
+        text = " ".join(self.at.said)
+        return tuple(name for name in SEARCH_ENTITIES if name in slots and not mentions(name, slots[name], text))
+
+    def _leave(self) -> str:
+        last = self.history[-1][0] if self.history else EXIT
+        first_time = not any(text in last for text in phrases.FAREWELLS)
+        if first_time and self.history and random.Random(json.dumps(self.goals)).random() < _FAREWELL_SHARE:
+            return self.rng.choice(phrases.FAREWELLS)
+        return EXIT
+
+    def _respond(self, heard: Heard) -> str:
+        wishes = self._wishes()
+        if heard.kind == "proposal":
+            return self.rng.choice(phrases.AGREE)
+        if heard.kind == "mismatch":
+            return self.rng.choice(phrases.CORRECT).format(values=self._values(wishes, heard.slots))
+        if heard.kind == "refused":
+            return self._other_slot()
+        if heard.kind == "question":
+            text = self._answer(heard.slots, wishes)
+            if text is not None:
+                return self._joined(self.rng.choice(phrases.FILLERS[self.persona]), text)
+        goal = self.goals[self.at.goal]
+        text = opener(goal["intent"], wishes, self.rng, earlier=self.goals[: self.at.goal], in_full=True)
+        return self._joined(self.rng.choice(phrases.REPEATS), text)
+
+    def _opening(self) -> str:
+        goal = self.goals[self.at.goal]
+        return opener(goal["intent"], self._wishes(), self.rng, earlier=self.goals[: self.at.goal])
+
+    def _prefix(self) -> str:
+        if self.goals[self.at.goal]["intent"] == "small_talk":
+            return ""
+        if not self.history:
+            return self.rng.choice(phrases.OPENINGS[self.persona])
+        after_talk = self.at.goal > 0 and self.goals[self.at.goal - 1]["intent"] in FREE_TEXT_INTENTS
+        return self.rng.choice(phrases.AFTER_TALK if after_talk else phrases.TURNS[self.persona])
+
+    def _answer(self, slots: tuple[str, ...], wishes: dict[str, Any]) -> str | None:
+        """The answer to a question, sometimes with what comes next; None where it asks for what is not wanted."""
+        intent = self.goals[self.at.goal]["intent"]
+        if intent == "find_vehicles":
+            if self.at.said and len(slots) < len(wishes) and slots == self._untold() and "body" not in slots:
+                return self._refinement(slots, wishes)
+            if slots == ("body",) and set(wishes) == {"body"}:
+                return self._fill("body", wishes)
+            template = phrases.ANSWERS["body"] if "body" in wishes and len(wishes) == 1 else phrases.NO_PREFERENCE
+            return self.rng.choice(template).format(car=car_phrase(wishes, self.rng))
+        slot = slots[0]
+        if slot not in wishes:
+            return None
+        following = _ORDER[_ORDER.index(slot) + 1 : _ORDER.index(slot) + 2]
+        pair = (slot, following[0]) if following else (slot, "")
+        told = " ".join(self.at.said)
+        if pair in phrases.PAIRS and pair[1] in wishes and not mentions(pair[1], wishes[pair[1]], told):
+            if self.rng.random() < 0.4:
+                values = {name: written(name, wishes[name], self.rng) for name in pair}
+                return self.rng.choice(phrases.PAIRS[pair]).format(**values)
+        return self._fill(slot, wishes)
+
+    def _fill(self, slot: str, wishes: dict[str, Any]) -> str:
+        return self.rng.choice(phrases.ANSWERS[slot]).format(**{slot: written(slot, wishes[slot], self.rng)})
+
+    def _refinement(self, slots: tuple[str, ...], wishes: dict[str, Any]) -> str:
+        parts = []
+        for slot in slots:
+            text = written(slot, wishes[slot], self.rng)
+            parts.append({"make": f"a {text}", "max_price": f"under {text}"}.get(slot, text))
+        return self.rng.choice(phrases.REFINE).format(x=" and ".join(parts))
+
+    def _other_slot(self) -> str:
+        names = [name[5:] for name in self.goals[self.at.goal]["slots"] if name.startswith("else_")]
+        text = slot_phrase(self._wishes(), names, self.rng)
+        return self._joined("", self.rng.choice(phrases.OTHER_SLOT).format(slot=text))
+
+    def _values(self, wishes: dict[str, Any], slots: tuple[str, ...]) -> str:
+        """The values that were got wrong, as they are said in a correction."""
+        if self.goals[self.at.goal]["intent"] == "find_vehicles":
+            return car_phrase(wishes, self.rng)
+        if {"make", "model", "year"} & set(slots):
+            return f"a {wishes['year']} {wishes['make']} {wishes['model']}"
+        plain = [forms(name, wishes[name])[0] for name in slots if name not in ("day", "time")]
+        when = slot_phrase(wishes, [name for name in slots if name in ("day", "time")], self.rng)
+        return ", ".join([*plain, when] if when else plain)
+
+    def _joined(self, prefix: str, text: str) -> str:
+        """Prefix and text as one utterance in the persona's manner."""
+        word = text.split()[0].strip(",.:!?")
+        goes_on = prefix.rstrip().endswith((",", ":", "And", "and"))
+        if goes_on and word in OWN_WORDS and word.split("'")[0] not in ("I", "SUV"):
+            text = text[0].lower() + text[1:]
+        if self.persona == "terse":
+            text = text.rstrip(".")
+        text = prefix + text
+        return text[0].upper() + text[1:]

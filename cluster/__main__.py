@@ -1,0 +1,5 @@
+"""`python -m cluster` is the command `agentmill`."""
+
+from cluster.cli import main
+
+main()

@@ -1,0 +1,245 @@
+"""The stage graph: what each stage is for, what it needs, what it owns, and how it is called.
+
+A stage's inputs are its settings, the completions of the stages before it and the code that does it; their digest
+decides whether a finished stage still stands. Invariant: a stage writes only the paths and figures that it owns here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from agentmill.config import ConfigError, nearest
+from agentmill.runs import Run, digest_json, digest_path
+from cluster.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `sources` are the modules and packages whose code decides its result; `figures` a dotted prefix.
+
+    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session.
+    """
+
+    name: str
+    does: str
+    run: Callable[[Run, RunConfig], None]
+    settings: Callable[[RunConfig], dict[str, Any]]
+    needs: tuple[str, ...]
+    sources: tuple[str, ...]
+    owns: tuple[str, ...]
+    figures: str
+    memory_gib: float = 1.0
+    ray: bool = True
+
+
+def _simulate(run: Run, config: RunConfig) -> None:
+    from simulation import simulate
+
+    simulate.run(run, config.simulate, domain=config.domain, system=config.system, seed=config.seed)
+
+
+def _refine(run: Run, config: RunConfig) -> None:
+    from simulation import refine
+
+    refine.run(run, config.refine, domain=config.domain, seed=config.seed)
+
+
+def _corpora(run: Run, config: RunConfig) -> None:
+    from simulation import corpora
+
+    corpora.run(
+        run,
+        config.corpora,
+        domain=config.domain,
+        seed=config.seed,
+        public=config.data.public,
+        public_share=config.data.public_share,
+    )
+
+
+def _base(run: Run, config: RunConfig) -> None:
+    from cluster import base
+
+    base.run(run, config.base)
+
+
+def _sft(run: Run, config: RunConfig) -> None:
+    from raytrain import sft
+
+    sft.run(run, config.sft, seed=config.seed)
+
+
+def _evaluate(run: Run, config: RunConfig) -> None:
+    from cluster import evaluation
+
+    evaluation.run(run, config)
+
+
+def _report(run: Run, config: RunConfig) -> None:
+    from cluster import report
+
+    report.run(run, config.report)
+
+
+def _common(config: RunConfig) -> dict[str, Any]:
+    return {"domain": config.domain, "seed": config.seed}
+
+
+def _system(config: RunConfig) -> dict[str, Any]:
+    return {**_common(config), "system": config.system.model_dump(mode="json")}
+
+
+def _public(config: RunConfig) -> dict[str, Any]:
+    if config.data.public is None:
+        return {"public": None}
+    return {"public": digest_path(config.data.public), "public_share": config.data.public_share}
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="simulate",
+        does="the user simulator talks to the teacher's system",
+        run=_simulate,
+        settings=lambda c: {**_system(c), "simulate": c.simulate.model_dump(mode="json")},
+        needs=(),
+        sources=("agentmill", "simulation"),
+        owns=("simulate",),
+        figures="simulate",
+    ),
+    Stage(
+        name="refine",
+        does="the judge reads every call and mends what is wrong",
+        run=_refine,
+        settings=lambda c: {**_common(c), "refine": c.refine.model_dump(mode="json")},
+        needs=("simulate",),
+        sources=("agentmill", "simulation"),
+        owns=("refine",),
+        figures="refine",
+    ),
+    Stage(
+        name="corpora",
+        does="the refined calls become training rows",
+        run=_corpora,
+        settings=lambda c: {**_common(c), **_public(c), "corpora": c.corpora.model_dump(mode="json")},
+        needs=("simulate", "refine"),
+        sources=("agentmill", "simulation"),
+        owns=("corpora",),
+        figures="corpora",
+        ray=False,
+    ),
+    Stage(
+        name="base",
+        does="the small base model is put in place",
+        run=_base,
+        settings=lambda c: {"base": c.base.model_dump(mode="json"), "model": _base_digest(c)},
+        needs=(),
+        sources=("cluster.base",),
+        owns=("models/base",),
+        figures="base",
+        memory_gib=0.1,
+        ray=False,
+    ),
+    Stage(
+        name="sft",
+        does="the small model learns the agents' work (LoRA, DeepSpeed ZeRO, Ray Train)",
+        run=_sft,
+        settings=lambda c: {"seed": c.seed, "sft": c.sft.model_dump(mode="json")},
+        needs=("corpora", "base"),
+        sources=("agentmill.runs", "raytrain"),
+        owns=("models/sft", "train", "logs/sft.jsonl"),
+        figures="train.sft",
+        memory_gib=4.0,
+    ),
+    Stage(
+        name="evaluate",
+        does="the served student plays held-out scenarios over HTTP",
+        run=_evaluate,
+        settings=lambda c: {
+            **_system(c),
+            "evaluate": c.evaluate.model_dump(mode="json"),
+            "serve": c.serve.model_dump(mode="json", exclude={"port", "sessions_api"}),
+            "teacher": c.simulate.model_dump(mode="json").get("teacher"),
+        },
+        needs=("simulate", "sft"),
+        sources=("agentmill", "simulation", "rayserve", "cluster.evaluation"),
+        owns=("evaluate",),
+        figures="evaluate",
+        memory_gib=4.0,
+    ),
+    Stage(
+        name="report",
+        does="everything that was measured, on one page",
+        run=_report,
+        settings=lambda c: {"report": c.report.model_dump(mode="json")},
+        needs=("simulate", "refine", "corpora", "base", "sft", "evaluate"),
+        sources=("cluster.report", "cluster.charts", "cluster.evidence"),
+        owns=("report",),
+        figures="report",
+        memory_gib=0.3,
+        ray=False,
+    ),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name.
+
+    Raises:
+        ConfigError: when there is none; names the nearest.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    guess = nearest(name, NAMES)
+    meant = f"did you mean {guess}? " if guess else ""
+    raise ConfigError(f"stage={name} is no stage; {meant}the stages are: {', '.join(NAMES)}")
+
+
+def inputs_of(stage: Stage, run: Run, config: RunConfig) -> dict[str, Any]:
+    """What the stage's result depends on. A stage before it that is not finished counts as None."""
+    marks = {name: run.completed(name) for name in stage.needs}
+    return {
+        "settings": stage.settings(config),
+        "needs": {name: mark.digest if mark else None for name, mark in marks.items()},
+        "code": code_digest(stage.sources),
+    }
+
+
+def code_digest(sources: tuple[str, ...]) -> str:
+    """Digest of the Python files (and templates) of modules and packages, found without importing them."""
+    return digest_json([[name, [[p.name, digest_path(p)] for p in _files(name)]] for name in sources])
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What changed between two inputs, one line each: `simulate.conversations 100 -> 200`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            lines += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return lines
+    return [] if old == new else [f"{path} {_short(old)} -> {_short(new)}"]
+
+
+def _base_digest(config: RunConfig) -> str | None:
+    from cluster.base import model_folder
+
+    folder = model_folder(config.base)
+    return digest_path(folder) if folder.is_dir() else None
+
+
+def _files(module: str) -> list[Path]:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise AssertionError(f"stage source {module} is no module of this project")
+    origin = Path(spec.origin)
+    if spec.submodule_search_locations is None:
+        return [origin]
+    return sorted(p for p in origin.parent.rglob("*") if p.suffix in {".py", ".j2"})
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

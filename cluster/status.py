@@ -1,0 +1,140 @@
+"""Tables for the terminal: what a run would do, how far it is, what it measured. Read only."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from agentmill.log import duration
+from agentmill.runs import Figure, Run, RunError
+from cluster.config import RunConfig, config_of
+from cluster.runner import decide, read_attempt, select
+from cluster.stages import STAGES
+
+RESULTS = (
+    ("simulate.conversations", "conversations simulated"),
+    ("simulate.calls", "model calls recorded"),
+    ("corpora.sft.train", "training rows"),
+    ("train.sft.tokens_per_s", "training speed"),
+    ("train.sft.heldout_loss", "held-out loss"),
+    ("evaluate.teacher.success", "teacher, held-out scenarios completed"),
+    ("evaluate.sft.success", "student, held-out scenarios completed"),
+    ("evaluate.sft.understander.intent", "student, intent right"),
+    ("evaluate.sft.understander.entities", "student, entities right"),
+    ("evaluate.sft.planner.equivalent", "student, plan equivalent"),
+    ("evaluate.sft.planner.executable", "student, plan executable"),
+    ("evaluate.sft.explainer.grounded", "student, reply grounded"),
+    ("run.seconds", "seconds of all stages"),
+)
+
+
+def print_plan(root: Path, config: RunConfig, first: str | None, last: str | None) -> None:
+    """Show the resolved configuration and what each stage would do."""
+    console = Console()
+    run = Run.open(root) if (root / "run.json").is_file() else Run(root.absolute(), {})
+    table = Table("stage", "would", "because", title=f"{root} (dry run)", title_justify="left")
+    again: set[str] = set()
+    for stage in select(run, first, last):
+        decision = decide(run, config, stage, force=first is not None)
+        verdict, reason = decision.verdict, decision.reason
+        upstream = sorted(again & set(stage.needs))
+        if verdict == "done" and upstream:
+            verdict, reason = "again", f"{', '.join(upstream)} would be done again"
+        if verdict != "done":
+            again.add(stage.name)
+        table.add_row(stage.name, {"done": "skip", "resume": "go on", "new": "do"}.get(verdict, "do again"), reason)
+    console.print_json(data=config.resolved())
+    console.print(table)
+
+
+def print_runs(runs: Path) -> None:
+    """List the runs in a folder, the newest last.
+
+    Raises:
+        RunError: when there is none.
+    """
+    files = sorted(runs.glob("*/run.json"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise RunError(f"there are no runs in {runs.absolute()}; start one with `agentmill run configs/local.yaml`")
+    table = Table("run", "stages done", "seconds", "student", "teacher", "command")
+    for file in files:
+        run = Run.open(file.parent)
+        figures = run.figures()
+        done = sum(run.completed(stage.name) is not None for stage in STAGES)
+        table.add_row(
+            run.name,
+            f"{done}/{len(STAGES)}",
+            shown(figures.get("run.seconds")),
+            shown(figures.get("evaluate.sft.success")),
+            shown(figures.get("evaluate.teacher.success")),
+            run.command,
+        )
+    Console().print(table)
+
+
+def print_stages(run: Run) -> None:
+    """Show each stage of a run, and what was measured."""
+    config = config_of(run)
+    table = Table("stage", "state", "seconds", "", title=str(run.root), title_justify="left")
+    for stage in STAGES:
+        mark, attempt = run.completed(stage.name), read_attempt(run, stage.name)
+        decision = decide(run, config, stage)
+        if mark is not None:
+            state = "done" if decision.verdict == "done" else "out of date"
+            table.add_row(stage.name, state, duration(mark.seconds), decision.reason if state != "done" else "")
+        elif attempt is not None:
+            state = "running" if _alive(attempt.pid) else "stopped half-way"
+            table.add_row(stage.name, state, duration(attempt.seconds), f"attempt {attempt.attempts}")
+        else:
+            table.add_row(stage.name, "to do", "", "")
+    Console().print(table)
+    print_result(run)
+
+
+def print_result(run: Run) -> None:
+    """The table at the end of a run: what was measured, and where to look."""
+    figures = run.figures()
+    table = Table("result", "value", "95 % interval", "n", title=f"run {run.name}", title_justify="left")
+    for name, label in RESULTS:
+        figure = figures.get(name)
+        if figure is not None:
+            table.add_row(label, shown(figure), shown_interval(figure), "" if figure.n is None else f"{figure.n:,}")
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    page = run.root / "report" / "index.html"
+    if page.is_file():
+        console.print(f"report   {page}", highlight=False, soft_wrap=True)
+    if run.completed("sft"):
+        console.print(f"serve it with `agentmill serve {run.name}`, then `agentmill chat`", highlight=False)
+
+
+def shown(figure: Figure | None) -> str:
+    """A figure as a person reads it: a rate as a percentage, seconds as a duration, counts with separators."""
+    if figure is None:
+        return ""
+    value = figure.value
+    if isinstance(value, bool | str):
+        return str(value)
+    if figure.interval is not None and not figure.unit and 0 <= value <= 1:
+        return f"{100 * value:.1f} %"
+    if figure.unit == "s":
+        return duration(float(value))
+    number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{number} {figure.unit}".strip()
+
+
+def shown_interval(figure: Figure) -> str:
+    """The interval in the same unit as `shown`."""
+    if figure.interval is None:
+        return ""
+    low, high = figure.interval
+    if not figure.unit and 0 <= low <= high <= 1:
+        return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{low:,.4g} to {high:,.4g}"
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(pid))

@@ -1,0 +1,210 @@
+"""The HTTP side: an OpenAI-compatible API before the five agents, and the Serve deployment that holds it.
+
+`http_app` is an ASGI application over Conversations, with or without Ray. Invariant: every answer is JSON (or
+server-sent events) in OpenAI's shapes, errors too; a stack trace stays in the log, beside the trace id that the
+client was given.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from rayserve.openai_api import (
+    SESSION_ID_PATTERN,
+    AgentBody,
+    ApiError,
+    Chunks,
+    SessionBody,
+    completion,
+    models,
+    parse_body,
+    parse_chat,
+    sse,
+    unknown,
+)
+from rayserve.sessions import Conversation
+from rayserve.settings import GatewaySettings
+from rayserve.turns import Answered, Asked, Conversations
+
+_log = logging.getLogger("ray.serve")  # Serve keeps this one in its replicas' log files
+SESSION_HEADER = "X-Session-Id"
+
+
+def http_app(conversations: Conversations) -> FastAPI:
+    """The gateway's routes over `conversations`; the sessions API only where the settings open it."""
+    app = FastAPI(title="agentmill", docs_url=None, redoc_url=None, openapi_url=None)
+    gateway = conversations.settings.gateway
+    _add_errors(app)
+
+    @app.get("/health")
+    async def health() -> Response:
+        parts = await conversations.ping()
+        failed = {name: state for name, state in parts.items() if state != "ok"}
+        body = {"status": "failed" if failed else "ok", "model": gateway.model_name, "parts": parts}
+        return JSONResponse({**body, "sessions": len(conversations)}, status_code=503 if failed else 200)
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return models(gateway.model_name, conversations.started)
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != gateway.model_name:
+            raise unknown("model", name, [gateway.model_name])
+        model: dict[str, Any] = models(name, conversations.started)["data"][0]
+        return model
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body = parse_chat(await _read(request, gateway), gateway)
+        asked = Asked(body, _session_id(request, body.metadata), _owner(request, body.user))
+        if body.stream:
+            return await _streamed(conversations, asked)
+        answered = await asyncio.shield(await conversations.begin(asked))
+        return JSONResponse(
+            completion(asked.trace_id, gateway.model_name, answered.text, answered.usage, answered.extension),
+            headers=_headers(asked),
+        )
+
+    if conversations.settings.sessions_api:
+        _add_sessions(app, conversations)
+    return app
+
+
+def _add_sessions(app: FastAPI, conversations: Conversations) -> None:
+    """Routes for evaluation: a conversation in a world of a given seed, that world, and single agents."""
+    gateway = conversations.settings.gateway
+
+    @app.post("/v1/sessions", status_code=201)
+    async def open_session(request: Request) -> dict[str, Any]:
+        body = parse_body(SessionBody, await _read(request, gateway))
+        return _shown(await conversations.open(body.world_seed))
+
+    @app.get("/v1/sessions/{session_id}")
+    async def show_session(session_id: str) -> dict[str, Any]:
+        conversation, world = await conversations.snapshot(session_id)
+        return {**_shown(conversation), "world": world}
+
+    @app.delete("/v1/sessions/{session_id}")
+    async def close_session(session_id: str) -> dict[str, Any]:
+        await conversations.close(session_id)
+        return {"id": session_id, "deleted": True}
+
+    @app.post("/v1/agents/{agent}/complete")
+    async def complete(agent: str, request: Request) -> dict[str, Any]:
+        body = parse_body(AgentBody, await _read(request, gateway))
+        return (await conversations.ask(body.request(agent))).model_dump(mode="json")
+
+
+def _shown(conversation: Conversation) -> dict[str, Any]:
+    session = conversation.session
+    return {
+        "id": session.id,
+        "world_seed": conversation.world_seed,
+        "turn": session.turn,
+        "state": session.state.model_dump(mode="json"),
+        "facts": session.facts,
+    }
+
+
+async def _streamed(conversations: Conversations, asked: Asked) -> Response:
+    """A streamed answer. Errors before the first event are ordinary HTTP errors; later ones are an event."""
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    task = await conversations.begin(asked, pieces.put)
+    task.add_done_callback(lambda _: pieces.put_nowait(None))
+    first = await pieces.get()
+    if first is None:
+        await asyncio.shield(task)  # a turn that failed before it said anything raises here
+    events = _events(conversations.settings.gateway.model_name, asked, task, first, pieces)
+    return StreamingResponse(
+        events, media_type="text/event-stream", headers={**_headers(asked), "Cache-Control": "no-cache"}
+    )
+
+
+async def _events(
+    model: str, asked: Asked, task: "asyncio.Task[Answered]", first: str | None, pieces: "asyncio.Queue[str | None]"
+) -> AsyncIterator[str]:
+    """A chunk for each piece of text, then the extension field, then the end mark."""
+    chunks = Chunks(asked.trace_id, model)
+    yield chunks.opening()
+    piece = first
+    while piece is not None:
+        yield chunks.delta(piece)
+        piece = await pieces.get()
+    try:
+        answered = await asyncio.shield(task)
+    except ApiError as error:
+        yield sse(error.body())
+        return
+    options = asked.body.stream_options
+    include_usage = options is not None and options.include_usage
+    for event in chunks.closing(answered.usage, answered.extension, include_usage=include_usage):
+        yield event
+
+
+async def _read(request: Request, settings: GatewaySettings) -> bytes:
+    """The request's body.
+
+    Raises:
+        ApiError: 413 as soon as it is longer than allowed.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > settings.max_body_bytes:
+            message = f"the body is longer than {settings.max_body_bytes} bytes; send fewer or shorter messages"
+            raise ApiError(413, message, code="body_too_large")
+    return bytes(body)
+
+
+def _session_id(request: Request, metadata: dict[str, Any] | None) -> str | None:
+    """The conversation that the client names, by header or by metadata.
+
+    Raises:
+        ApiError: 400 for something that is no session id.
+    """
+    given = request.headers.get(SESSION_HEADER) or (metadata or {}).get("session_id")
+    if given is None or given == "":
+        return None
+    if not isinstance(given, str) or not re.match(SESSION_ID_PATTERN, given):
+        message = f"session id {str(given)[:80]!r}: use 1 to 64 letters, digits, '-' and '_'"
+        raise ApiError(400, message, code="invalid_session_id", param="metadata")
+    return given
+
+
+def _owner(request: Request, user: str) -> str:
+    """What keeps one client's message lists apart from another's; a key is not kept in the clear."""
+    key = request.headers.get("Authorization", "")
+    return hashlib.sha256(f"{key}\n{user}".encode("utf-8", "replace")).hexdigest()
+
+
+def _headers(asked: Asked) -> dict[str, str]:
+    return {"X-Request-Id": asked.trace_id}
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path[:120]}: {error.detail}; see GET /v1/models, POST /v1/chat/completions"
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        answer = ApiError(error.status_code, message, code=code)
+        return JSONResponse(answer.body(), status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        trace_id = uuid.uuid4().hex
+        _log.error("trace=%s %s %s failed", trace_id, request.method, request.url.path, exc_info=error)
+        answer = ApiError(500, f"the server failed; its log has the cause under trace {trace_id}", code="internal_error")
+        return JSONResponse(answer.body(), status_code=500, headers={"X-Request-Id": trace_id})

@@ -1,0 +1,1 @@
+"""Training stages over Ray Train: the shipped base, supervised fine-tuning, merging."""

@@ -1,0 +1,82 @@
+"""What happens beside the training steps: checkpoints are reported to Ray Train, steps are written to a log.
+
+The log is JSON lines, one a logged step: step, loss, learning_rate, grad_norm, tokens (real tokens so far), seconds
+(of training so far), tokens_per_s, memory_gib (peak of this worker). Invariant: after a run that was killed and went
+on, the log has each step once; rows past the checkpoint are dropped when training goes on from it.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch.distributed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from agentmill.runs import atomic_write_text
+from raytrain.hardware import peak_memory_gib
+from raytrain.steplog import read_steps
+
+
+class ReportCheckpoint(TrainerCallback):
+    """Hands each saved checkpoint to Ray Train, once a node; Ray resumes from the newest that all ranks reported."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Report `checkpoint-<step>` of the output folder; every rank takes part, which makes it a barrier."""
+        torch.distributed.barrier()  # the ranks' random states are written after DeepSpeed's own barrier
+        folder = f"{args.output_dir}/checkpoint-{state.global_step}"
+        first_here = ray.train.get_context().get_local_rank() == 0
+        ray.train.report(
+            {"step": state.global_step},
+            checkpoint=ray.train.Checkpoint.from_directory(folder) if first_here else None,
+            checkpoint_dir_name=f"step_{state.global_step:06d}",
+        )
+
+
+class StepLog(TrainerCallback):
+    """Writes the step log. `step_tokens[n]` is the number of real tokens of step n + 1 over all ranks."""
+
+    def __init__(self, file: Path, step_tokens: Sequence[int]) -> None:
+        self._file = file
+        self._tokens = [0]
+        for count in step_tokens:
+            self._tokens.append(self._tokens[-1] + count)
+        self._started = 0.0
+        self._last = (0, 0.0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Keep the rows up to the step that training goes on from."""
+        if not state.is_world_process_zero:
+            return
+        rows = [row for row in read_steps(self._file) if row["step"] <= state.global_step]
+        atomic_write_text(self._file, "".join(json.dumps(row) + "\n" for row in rows))
+        before = float(rows[-1]["seconds"]) if rows else 0.0
+        self._started = time.monotonic() - before
+        self._last = (state.global_step, before)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+        logs: dict[str, Any] | None = None, **_: Any,
+    ) -> None:  # fmt: skip
+        """Append one row for a logged step; the trainer's closing summary has no loss and is not a step."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        seconds = time.monotonic() - self._started
+        step, before = self._last
+        tokens = self._tokens[state.global_step] - self._tokens[step]
+        row = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "learning_rate": logs.get("learning_rate"),
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": self._tokens[state.global_step],
+            "seconds": round(seconds, 3),
+            "tokens_per_s": round(tokens / max(seconds - before, 1e-9), 1),
+            "memory_gib": round(peak_memory_gib(), 3),
+        }
+        self._last = (state.global_step, seconds)
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+

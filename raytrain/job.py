@@ -1,0 +1,60 @@
+"""What the driver tells every worker of a fine-tuning run, and where things stand in its work folder.
+
+Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
+(checkpoints), merged/ (the merged model), result.json (written last: what stands beside it is whole).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raytrain.batches import Plan, plan_batches
+from raytrain.data import Int64
+from raytrain.hardware import Placement
+from raytrain.settings import SftSettings
+
+TRAIN, HELDOUT, PUBLIC_HELDOUT = "train", "heldout", "public_heldout"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning run. `targets` are the module names that get an adapter."""
+
+    work: Path
+    base: Path
+    log: Path
+    settings: SftSettings
+    placement: Placement
+    targets: tuple[str, ...]
+    seed: int
+
+    @property
+    def sets(self) -> dict[str, Path]:
+        """Folders of tokenised rows by name; public_heldout is there only with public data."""
+        folders = {name: self.work / "rows" / name for name in (TRAIN, HELDOUT, PUBLIC_HELDOUT)}
+        return {name: folder for name, folder in folders.items() if folder.is_dir()}
+
+    @property
+    def merged(self) -> Path:
+        return self.work / "merged"
+
+    @property
+    def result(self) -> Path:
+        return self.work / "result.json"
+
+    def plan(self, lengths: Int64) -> Plan:
+        """The batches of the whole run over rows of these lengths, cut to `max_steps`."""
+        settings = self.settings
+        plan = plan_batches(
+            lengths, settings.tokens_per_batch, settings.worker.workers, settings.epochs, self.seed
+        )
+        return plan if settings.max_steps is None else plan[: settings.max_steps * self._batches_per_step]
+
+    def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:
+        """Real tokens of each step, over all ranks and accumulated batches."""
+        each = [int(lengths[batch].sum()) if batch else 0 for batch in plan]
+        size = self._batches_per_step
+        return [sum(each[i : i + size]) for i in range(0, len(each), size)]
+
+    @property
+    def _batches_per_step(self) -> int:
+        return self.settings.worker.workers * self.settings.accumulate

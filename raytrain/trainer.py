@@ -1,0 +1,82 @@
+"""TRL's SFTTrainer with the loss computed where it counts, and the DeepSpeed configuration.
+
+Two differences from TRL's own loss, none in its value: logits are made only for positions whose label counts (TRL
+does so on GPUs only; on the CPU it scores every position of the prompt as well), and its per-batch metrics (entropy,
+accuracy), which synchronise the ranks four times a batch, are left out.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+from trl.trainer.sft_trainer import SFTTrainer
+
+from raytrain.batches import IGNORED
+
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
+
+def completion_losses(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of each label that counts, in row order: [number of labels that are not IGNORED], fp32.
+
+    `input_ids` and `labels` are [rows, length], right-padded, labels not shifted.
+    """
+    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+    targets = labels[:, 1:]
+    counted = targets != IGNORED
+    logits = model.get_output_embeddings()(hidden[counted])
+    return functional.cross_entropy(logits.float(), targets[counted], reduction="none")
+
+
+def score_completions(model: PreTrainedModel) -> None:
+    """Replace the forward pass of `model` by one that gives the summed loss over completions and no logits."""
+
+    def forward(input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> CausalLMOutput:
+        return CausalLMOutput(loss=completion_losses(model, input_ids, labels).sum())
+
+    model.forward = forward  # type: ignore[method-assign]
+
+
+class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
+    """Mean loss over the completion tokens of a whole step: all ranks, all accumulated batches, each token alike."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The rank's share of the step's mean, times the number of ranks, over which DeepSpeed averages gradients."""
+        output = model(input_ids=inputs["input_ids"], labels=inputs["labels"])
+        loss = output.loss / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+
+def deepspeed_config(stage: int, precision: str) -> dict[str, Any]:
+    """ZeRO for Accelerate, which fills in what is `auto`. Gradients are summed over ranks in fp32.
+
+    The optimizer is torch's fused AdamW on this rank's fp32 shard, so no DeepSpeed operator has to be compiled.
+    """
+    return {
+        "bf16": {"enabled": precision == "bf16"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": True},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "steps_per_print": 10**9,
+    }
+
+
+def skip_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling its shared-memory operator on the CPU (about 20 s with a C++ compiler).
+
+    Symptom: the first use on a machine compiles `deepspeed_shm_comm` when the communication backend is made. It serves
+    `inference_all_reduce` only (deepspeed/comm/torch.py, 0.19); training's collectives go through gloo either way.
+    To be removed when DeepSpeed builds it at its first use.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
