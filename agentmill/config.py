@@ -21,7 +21,7 @@ class ConfigError(UserError, ValueError):
 
 
 class Strict(BaseModel):
-    """Base of all settings: unknown keys are refused, and values are checked when the object is made and then frozen."""
+    """Base of all settings: unknown keys are refused, values are checked when the object is made, and then frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -60,7 +60,9 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
                 path = ".".join(parts[:depth])
-                raise ConfigError(f"--set {assignment!r}: {path}={child!r} is a value and has no keys; set {path} itself")
+                raise ConfigError(
+                    f"--set {assignment!r}: {path}={child!r} is a value and has no keys; set {path} itself"
+                )
             node = child
         node[parts[-1]] = _parse_yaml(text, f"--set {assignment}") if text.strip() else None
     return result

@@ -8,6 +8,7 @@ these files, and every artefact written through `atomic_dir`, is there whole or 
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -97,8 +99,10 @@ class Run:
         file = folder / "run.json"
         if not file.is_file():
             others = sorted(p.parent.name for p in folder.parent.glob("*/run.json")) if folder.parent.is_dir() else []
-            there = f"runs in {folder.parent}: {', '.join(others)}" if others else f"there are no runs in {folder.parent}"
-            raise RunError(f"{root} is not a run directory (no run.json); {there}; start one with `agentmill run CONFIG`")
+            there = f"runs in {folder.parent}: {', '.join(others)}" if others else f"no run is in {folder.parent}"
+            raise RunError(
+                f"{root} is not a run directory (no run.json); {there}; start one with `agentmill run CONFIG`"
+            )
         return cls(folder, json.loads(file.read_text(encoding="utf-8")))
 
     @property
@@ -127,9 +131,7 @@ class Run:
         command: str | None = None,
     ) -> None:
         """Write one figure, replacing an older one of that name; safe from several processes at once."""
-        figure = Figure(
-            value=value, n=n, interval=interval, unit=unit, command=command or self.command, recorded=now()
-        )
+        figure = Figure(value=value, n=n, interval=interval, unit=unit, command=command or self.command, recorded=now())
         with locked(self.path("logs", "figures.lock")):
             figures = self._read_figures()
             figures[name] = figure.model_dump(mode="json")
@@ -277,10 +279,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a rate; (0, 1) where nothing was counted."""
+    """The 95 % score interval of a rate (Wilson 1927); (0, 1) where nothing was counted."""
     if n == 0:
         return (0.0, 1.0)
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return (float(interval.low), float(interval.high))
+    rate, z = successes / n, NormalDist().inv_cdf(0.975)
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return (max(0.0, middle - half), min(1.0, middle + half))

@@ -47,9 +47,9 @@ def curve(series: Sequence[Series], *, x_label: str, y_label: str) -> Markup:
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(s.style, path))
         row = TOP + 12 + 16 * index
         parts.append(
-            Markup('<g class="key"><line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text></g>').format(
-                s.style, WIDTH - 190, WIDTH - 166, row, row, WIDTH - 160, row + 4, s.name
-            )
+            Markup(
+                '<g class="key"><line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text></g>'
+            ).format(s.style, WIDTH - 190, WIDTH - 166, row, row, WIDTH - 160, row + 4, s.name)
         )
     return _svg(HEIGHT, f"{y_label} over {x_label}", parts)
 
@@ -67,7 +67,9 @@ def rates(rows: Sequence[Rate]) -> Markup:
     parts = []
     for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
         parts.append(
-            Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(place(tick), TOP, height - 26)
+            Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(
+                place(tick), TOP, height - 26
+            )
             + Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{:.0f} %</text>').format(
                 place(tick), height - 8, 100 * tick
             )
@@ -127,9 +129,9 @@ def _frame(xs: list[float], ys: list[float], x_label: str, y_label: str) -> Mark
         Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(
             (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label
         )
-        + Markup('<text class="axis" x="14" y="{0}" text-anchor="middle" transform="rotate(-90 14 {0})">{1}</text>').format(
-            middle, y_label
-        )
+        + Markup(
+            '<text class="axis" x="14" y="{0}" text-anchor="middle" transform="rotate(-90 14 {0})">{1}</text>'
+        ).format(middle, y_label)
     )
     return Markup("").join(parts)
 

@@ -56,9 +56,13 @@ def served_model(client: httpx.Client) -> str:
         response.raise_for_status()
         return str(response.json()["data"][0]["id"])
     except httpx.HTTPError as error:
-        raise ChatError(f"{client.base_url}: {error}; start a system with `agentmill serve`, or give its --url") from error
+        raise ChatError(
+            f"{client.base_url}: {error}; start a system with `agentmill serve`, or give its --url"
+        ) from error
     except (ValueError, LookupError, TypeError) as error:
-        raise ChatError(f"{client.base_url} answers, but not as an OpenAI-compatible server; give another --url") from error
+        raise ChatError(
+            f"{client.base_url} answers, but not as an OpenAI-compatible server; give another --url"
+        ) from error
 
 
 def ask(client: httpx.Client, model: str, session: str, messages: list[dict[str, str]]) -> tuple[str, dict[str, Any]]:
@@ -71,9 +75,7 @@ def ask(client: httpx.Client, model: str, session: str, messages: list[dict[str,
     pieces: list[str] = []
     details: dict[str, Any] = {}
     try:
-        with client.stream(
-            "POST", "/v1/chat/completions", json=body, headers={"X-Session-Id": session}
-        ) as response:
+        with client.stream("POST", "/v1/chat/completions", json=body, headers={"X-Session-Id": session}) as response:
             if response.status_code != 200:
                 raise ChatError(f"the system refused: {_message(response.read())}")
             for chunk in events(response.iter_lines()):
@@ -111,7 +113,9 @@ def print_agents(details: dict[str, Any]) -> None:
         cost = f"{call.get('prompt_tokens', 0)}+{call.get('completion_tokens', 0)} tokens"
         seconds = f"{1000 * float(call.get('latency_s', 0)):.0f} ms"
         status = "" if call.get("status") == "ok" else f"[{call.get('status')}] {call.get('error', '')} "
-        table.add_row(str(call.get("agent", "")), status + str(call.get("output", "")).replace("\n", " ; "), cost, seconds)
+        table.add_row(
+            str(call.get("agent", "")), status + str(call.get("output", "")).replace("\n", " ; "), cost, seconds
+        )
     if table.row_count:
         Console(stderr=True, style="dim", width=None if sys.stderr.isatty() else WIDTH).print(table, markup=False)
 

@@ -36,7 +36,9 @@ def run_command(
     config: ConfigArg,
     assignments: SetOption = None,
     name: Annotated[str | None, typer.Option(help="name of the run; its directory is RUNS/NAME")] = None,
-    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="do this stage and later ones again")] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="do this stage and later ones again")
+    ] = None,
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show what would be done, do nothing")] = False,
     runs: RunsOption = RUNS,

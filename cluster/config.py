@@ -13,8 +13,8 @@ from agentmill.agents.settings import TeamSettings
 from agentmill.config import Strict, load_yaml, nearest, override, validate
 from agentmill.runs import Run
 from cluster.base import BaseSettings
-from raytrain.settings import SftSettings
 from rayserve.settings import ServeSettings
+from raytrain.settings import SftSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
 from simulation.refine import RefineSettings

@@ -81,7 +81,9 @@ def _python() -> list[Finding]:
 def _machine() -> list[Finding]:
     cores, free, gpus = usable_cores(), memory_gib(), gpu_names()
     found = [
-        Finding("cores", str(cores), "ok" if cores >= 2 else "note", "" if cores >= 2 else "a run will take twice as long"),
+        Finding(
+            "cores", str(cores), "ok" if cores >= 2 else "note", "" if cores >= 2 else "a run will take twice as long"
+        ),
         Finding(
             "free memory",
             f"{free:.1f} GiB",

@@ -115,9 +115,7 @@ def conversations(run: Run, count: int, stage: str = "sft") -> list[ShownConvers
     return [_conversation(row, turns[str(row["sid"])], calls[str(row["sid"])]) for row in chosen]
 
 
-def _conversation(
-    row: dict[str, Any], turns: list[dict[str, Any]], calls: list[dict[str, Any]]
-) -> ShownConversation:
+def _conversation(row: dict[str, Any], turns: list[dict[str, Any]], calls: list[dict[str, Any]]) -> ShownConversation:
     by_turn: dict[int, list[ShownCall]] = defaultdict(list)
     for call in sorted(calls, key=lambda c: (c["turn"], c["index"])):
         by_turn[int(call["turn"])].append(_call(call))

@@ -69,7 +69,9 @@ def _stages(run: Run, figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
             continue
         mark = run.completed(stage.name)
         seconds = figures.get(f"run.stage.{stage.name}.seconds")
-        rows.append({"name": stage.name, "does": stage.does, "seconds": seconds, "when": mark.completed if mark else ""})
+        rows.append(
+            {"name": stage.name, "does": stage.does, "seconds": seconds, "when": mark.completed if mark else ""}
+        )
     return rows
 
 

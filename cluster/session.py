@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ def ray_session(record: Path | None = None, logs: Path | None = None) -> Iterato
     prepare_environment()
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",
         num_cpus=LOGICAL_CPUS,
@@ -77,6 +79,8 @@ def ray_session(record: Path | None = None, logs: Path | None = None) -> Iterato
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which leaves without a word
     _quieten()
     folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
     stop = threading.Event()

@@ -148,8 +148,8 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda c: {"seed": c.seed, "sft": c.sft.model_dump(mode="json")},
         needs=("corpora", "base"),
         sources=("agentmill.runs", "raytrain"),
-        owns=("models/sft", "train", "logs/sft.jsonl"),
-        figures="train.sft",
+        owns=("models/sft", "checkpoints/sft", "logs/sft.jsonl"),
+        figures="train",
         memory_gib=4.0,
     ),
     Stage(

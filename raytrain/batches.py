@@ -68,7 +68,7 @@ def _cut(lengths: Int64, order: Int64, budget: int) -> Plan:
 
 
 def _groups(batches: Plan, workers: int) -> list[Plan]:
-    """Batches in groups of `workers`; the rows of an incomplete last group are dealt out again (a batch may be empty)."""
+    """Batches in groups of `workers`; the rows of an incomplete last group are dealt out again, some may get none."""
     whole = len(batches) // workers * workers
     groups = [batches[i : i + workers] for i in range(0, whole, workers)]
     rest = [row for batch in batches[whole:] for row in batch]

@@ -79,4 +79,3 @@ class StepLog(TrainerCallback):
         self._last = (state.global_step, seconds)
         with self._file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
-

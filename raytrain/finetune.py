@@ -35,6 +35,7 @@ from raytrain.trainer import (
 )
 from raytrain.worker import prepare_process
 
+
 def finetune(job: Job) -> None:
     """The loop of one worker, on every rank with the same job."""
     prepare_process(job.placement)

@@ -44,9 +44,7 @@ class Job:
     def plan(self, lengths: Int64) -> Plan:
         """The batches of the whole run over rows of these lengths, cut to `max_steps`."""
         settings = self.settings
-        plan = plan_batches(
-            lengths, settings.tokens_per_batch, settings.worker.workers, settings.epochs, self.seed
-        )
+        plan = plan_batches(lengths, settings.tokens_per_batch, settings.worker.workers, settings.epochs, self.seed)
         return plan if settings.max_steps is None else plan[: settings.max_steps * self._batches_per_step]
 
     def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:

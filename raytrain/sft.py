@@ -22,12 +22,12 @@ from agentmill.lineage import package_versions
 from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, digest_json, digest_path
 from raytrain.batches import padded_tokens
-from raytrain.steplog import read_steps
 from raytrain.data import TokenRows, tokenise
 from raytrain.hardware import place
 from raytrain.job import HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
 from raytrain.merge import check_targets, publish
 from raytrain.settings import SftSettings
+from raytrain.steplog import read_steps
 from raytrain.worker import launch, watched
 
 STAGE = "sft"

@@ -113,4 +113,3 @@ def watched(label: str, total: int, last_step: Callable[[], tuple[int, dict[str,
     finally:
         done.set()
         thread.join()
-

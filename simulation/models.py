@@ -40,6 +40,11 @@ class ModelSettings(Strict):
         return self
 
     @property
+    def prompts(self) -> str:
+        """The style of system prompt that this model needs: the expert knows its work, another model is told it."""
+        return "brief" if self.kind == "expert" else "full"
+
+    @property
     def identity(self) -> str:
         """What distinguishes this model's answers from another's."""
         if self.kind == "expert":
@@ -59,11 +64,7 @@ def build_model(settings: ModelSettings, domain: Domain) -> ChatModel:
         return domain.expert(settings.mistake_rate)
     from agentmill.models.openai_client import OpenAIModel
 
-    key = ""
-    if settings.api_key_env:
-        key = os.environ.get(settings.api_key_env, "")
-        if not key:
-            raise ConfigError(
-                f"api_key_env={settings.api_key_env}: the variable is not set; export it before the run"
-            )
-    return OpenAIModel(base_url=settings.url, model=settings.name, api_key=key, timeout_s=settings.timeout_s)
+    key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
+    if settings.api_key_env and not key:
+        raise ConfigError(f"api_key_env={settings.api_key_env}: the variable is not set; export it before the run")
+    return OpenAIModel(settings.url, settings.name, api_key=key, timeout_s=settings.timeout_s)

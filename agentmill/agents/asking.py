@@ -6,7 +6,6 @@ kept as an AgentCall: `ok`, `invalid` (what came did not pass the agent's valida
 """
 
 import asyncio
-import re
 import time
 import zlib
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from agentmill.models.chat import (
 )
 
 V = TypeVar("V")
-_FENCE = re.compile(r"^```[a-z]*\n(.*?)\n?```$", re.DOTALL)
 
 
 class Invalid(ValueError):
@@ -45,12 +43,6 @@ class Asked(Generic[V]):
 def derived_seed(seed: int, *parts: object) -> int:
     """A seed that depends on all of `parts`, the same in every process."""
     return zlib.crc32(":".join(map(str, (seed, *parts))).encode()) & 0x7FFFFFFF
-
-
-def unfenced(text: str) -> str:
-    """The text without a Markdown fence around it."""
-    fenced = _FENCE.match(text.strip())
-    return fenced.group(1) if fenced else text.strip()
 
 
 class ModelAgent:

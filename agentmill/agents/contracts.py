@@ -116,7 +116,10 @@ class ExplainerResult(Frozen):
 
 
 class Session(BaseModel):
-    """What a conversation carries between turns. `history` holds (customer, assistant) pairs; a turn updates it in place."""
+    """What a conversation carries between turns. `history` holds (customer, assistant) pairs.
+
+    A turn updates it in place.
+    """
 
     id: str
     state: DialogueState = Field(default_factory=DialogueState)

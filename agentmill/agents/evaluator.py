@@ -6,13 +6,13 @@ passed: the checks in code are what keeps the world safe, the model's opinion is
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agentmill.agents.asking import Invalid, ModelAgent, unfenced
+from agentmill.agents.asking import Invalid, ModelAgent
 from agentmill.agents.contracts import EvaluatorResult, EvaluatorTask
 from agentmill.agents.frames import render_frame
 from agentmill.domains.base import Violation
 from agentmill.plans.check import check
 from agentmill.plans.complexity import halstead
-from agentmill.plans.parse import Plan, PlanError
+from agentmill.plans.parse import Plan, PlanError, unfenced
 
 
 class Verdict(BaseModel):

@@ -9,11 +9,12 @@ import re
 
 from pydantic import ValidationError
 
-from agentmill.agents.asking import Invalid, ModelAgent, unfenced
+from agentmill.agents.asking import Invalid, ModelAgent
 from agentmill.agents.contracts import UnderstanderResult, UnderstanderTask
 from agentmill.agents.frames import fold, render_frame
 from agentmill.agents.state import DialogueState, Understanding
 from agentmill.domains.base import Domain, Entity
+from agentmill.plans.parse import unfenced
 
 TAIL_CHARACTERS = 120
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -57,18 +58,15 @@ class Understander(ModelAgent):
 def due_question(domain: Domain, state: DialogueState, heard: Understanding) -> str | None:
     """The question that must be asked after `heard`: the model's own words if it asks, the domain's if it does not.
 
-    The domain's question about another entity than the missing one is corrected. An intent that needs nothing for
-    certain but may be asked about (`optional` only) keeps the model's question as long as nothing is known.
+    The domain's question about another entity than the missing one is corrected.
     """
-    intent = domain.intents[heard.intent]
     shared = [name for name, entity in domain.entities.items() if entity.shared]
     known = state.updated(heard, shared).entities
-    missing = intent.missing(known)
-    asked = fold(heard.question or "") or None
+    missing = domain.intents[heard.intent].missing(known)
     if missing is None:
-        open_search = bool(intent.tools and intent.optional) and not intent.required
-        return asked if open_search and not set(intent.optional) & set(known) else None
-    if asked is None or asked in {entity.question for entity in domain.entities.values()}:
+        return None
+    asked = fold(heard.question or "")
+    if not asked or asked in {entity.question for entity in domain.entities.values()}:
         return domain.entities[missing].question
     return asked
 

@@ -168,9 +168,13 @@ class Domain:
     open_world: Callable[[int], World]  # world_seed -> a fresh copy of its own
     scenarios: Callable[[int, int, str], list[Scenario]]  # (count, seed, split)
     assess: Callable[[Scenario, Json], Assessment]  # (scenario, snapshot)
-    grounded: Callable[[str, Json], list[str]]  # (reply, {"results":..., "state":..., "utterance":...}) -> facts in the reply found nowhere
+    grounded: Callable[
+        [str, Json], list[str]
+    ]  # (reply, {"results":..., "state":..., "utterance":...}) -> facts in the reply found nowhere
     documents: Callable[[], list[Json]]  # pretraining documents with their contexts: {"document", "context", "source"}
-    expert: Callable[[float], ChatModel] | None = field(default=None)  # mistake rate -> a model for every agent, user and judge
+    expert: Callable[[float], ChatModel] | None = field(
+        default=None
+    )  # mistake rate -> a model for every agent, user and judge
 
 
 def load_domain(name: str) -> Domain:

@@ -57,7 +57,7 @@ class ChatReply(BaseModel):
 
 
 class ModelError(Exception):
-    """The model did not answer (time-out, refusal by the server, broken connection). `retryable` says if trying again can help."""
+    """The model did not answer (time-out, refusal, broken connection). `retryable` says if trying again can help."""
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
         super().__init__(message)

@@ -29,7 +29,8 @@ def arguments_model(tool: Tool) -> type[BaseModel]:
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in tool.parameters.items()
     }
-    return create_model(tool.name, __config__=ConfigDict(extra="forbid", strict=True, protected_namespaces=()), **fields)
+    config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    return create_model(tool.name, __config__=config, **fields)
 
 
 def check(plan: Plan, domain: Domain, state: "DialogueState", facts: Json) -> list[Violation]:
@@ -54,9 +55,8 @@ def _names(plan: Plan, domain: Domain) -> Iterator[Violation]:
     for name in sorted(stored & set(domain.tools)):
         yield Violation(code="SHADOWED_TOOL", message=f"{name} is a tool; give the variable another name")
     for node in ast.walk(plan.tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in called:
-            if node.id not in stored:
-                yield Violation(code="UNKNOWN_NAME", message=f"{node.id} is not assigned before it is used")
+        if isinstance(node, ast.Name) and id(node) not in called and node.id not in stored:
+            yield Violation(code="UNKNOWN_NAME", message=f"{node.id} is not assigned before it is used")
 
 
 def _tools(plan: Plan, domain: Domain, state: "DialogueState") -> Iterator[Violation]:

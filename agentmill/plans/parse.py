@@ -79,8 +79,7 @@ class Plan:
         Raises:
             PlanError: when the text is empty, too long, no Python, or outside of the plan language.
         """
-        fenced = _FENCE.match(text.strip())
-        source = (fenced.group(1) if fenced else text).strip()
+        source = unfenced(text)
         if not source:
             raise PlanError("EMPTY", "the plan is empty; call at least one tool")
         if len(source) > MAX_CHARACTERS:
@@ -101,6 +100,12 @@ class Plan:
     def variables(self) -> tuple[str, ...]:
         """The variables that tool calls are assigned to, in order of first assignment."""
         return tuple(dict.fromkeys(call.variable for call in self.calls if call.variable))
+
+
+def unfenced(text: str) -> str:
+    """The text without a Markdown fence around it and without white space at its ends."""
+    fenced = _FENCE.match(text.strip())
+    return (fenced.group(1) if fenced else text).strip()
 
 
 def literal(expression: ast.expr) -> Any:
@@ -193,19 +198,19 @@ def _require_expression(node: ast.expr) -> None:
             return
         case ast.Name() | ast.Attribute() | ast.Subscript():
             _require_place(node)
-        case ast.BoolOp(values=values) | ast.List(elts=values):
-            for value in values:
-                _require_expression(value)
+        case ast.BoolOp(values=parts) | ast.List(elts=parts):
+            for part in parts:
+                _require_expression(part)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             _require_expression(operand)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
             return
         case ast.Compare(left=left, ops=ops, comparators=others) if all(isinstance(op, _COMPARISONS) for op in ops):
-            for value in (left, *others):
-                _require_expression(value)
-        case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
-            for value in values:
-                _require_expression(value)
+            for part in (left, *others):
+                _require_expression(part)
+        case ast.Dict(keys=keys, values=parts) if all(isinstance(key, ast.Constant) for key in keys):
+            for part in parts:
+                _require_expression(part)
         case ast.Call():
             raise _forbidden(node, "a tool call stands alone or after name =, never inside an expression")
         case _:

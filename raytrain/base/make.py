@@ -38,6 +38,15 @@ def exact_share(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cou
     return {name: sum(hits) / len(hits) for name, hits in tallies.items()}
 
 
+def _tokenizer(folder: Path, vocabulary: int, seed: int) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder`, learnt first where there is none: a checkpoint is worth nothing under another one."""
+    if not folder.exists():
+        rng = Random(seed)
+        learnt = train_tokenizer(("".join(render(*sample(rng))) for _ in range(TOKENIZER_SAMPLES)), vocabulary)
+        learnt.save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Make the base and write it to `--out` (the shipped folder unless another is named)."""
     parser = argparse.ArgumentParser(prog="agentmill base", description=__doc__)
@@ -50,8 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args(argv)
     args.scratch.mkdir(parents=True, exist_ok=True)
-    rng = Random(args.seed)
-    tokenizer = train_tokenizer(("".join(render(*sample(rng))) for _ in range(TOKENIZER_SAMPLES)), args.vocabulary)
+    tokenizer = _tokenizer(args.scratch / "tokenizer", args.vocabulary, args.seed)
     schedule = Schedule(args.steps, args.copy_steps, args.learning_rate, args.seed)
     model, progress = train(tokenizer, schedule, args.scratch / "checkpoint.pt")
     record = {

@@ -89,7 +89,7 @@ def _venue(rng: Random, item: str, items: str) -> Venue:
         "product": rng.choice(("model", "type", "line", "series")),
         "code": rng.choice(("code", "item", "tag", "lot", "number", "stock")),
         "person": rng.choice(("name", "name", "guest", "holder")),
-        "card": rng.choice(("card", "permit", "pass", "licence", "member")),
+        "card": rng.choice(("card", "permit", "badge", "licence", "member")),
         "reference": rng.choice(("reference", "booking", "ticket", "reference")),
     }
     find, book = rng.choice(("find", "search", "browse", "list")), rng.choice(("book", "reserve", "hold", "rent"))

@@ -15,7 +15,7 @@ def codes(text: str, intent: str = "lend", confirmed: bool = True) -> list[str]:
     return [found.code for found in check(Plan.parse(text), DOMAIN, state, {})]
 
 
-def test_a_right_plan_has_no_violation():
+def test_a_right_plan_has_no_violation() -> None:
     assert codes(LEND_PLAN) == []
     assert codes("books = list_books(shelf=4, longest=3)", "browse") == []
     assert codes("books = list_books()", "browse") == []
@@ -38,24 +38,24 @@ def test_a_right_plan_has_no_violation():
         ('x = lend_book(title="Dune", reader="Ana")', "COPY_CHECK"),
     ],
 )
-def test_what_is_wrong_has_its_code(text: str, code: str):
+def test_what_is_wrong_has_its_code(text: str, code: str) -> None:
     assert code in codes(text)
 
 
 @pytest.mark.parametrize("value", ['"4"', "4.5", "True", "[4]"])
-def test_no_value_is_guessed_from_another_type(value: str):
+def test_no_value_is_guessed_from_another_type(value: str) -> None:
     assert codes(f"x = list_books(shelf={value})", "browse") == ["WRONG_TYPE"]
 
 
-def test_a_value_known_only_at_run_time_counts_as_given():
+def test_a_value_known_only_at_run_time_counts_as_given() -> None:
     plan = 'x = find_book(title="Dune")\ny = find_book(title=x["title"])'
     assert codes(plan) == []
 
 
-def test_a_change_needs_the_confirmation_whatever_the_rules_say():
+def test_a_change_needs_the_confirmation_whatever_the_rules_say() -> None:
     assert codes(LEND_PLAN, confirmed=False) == ["CONFIRM_FIRST"]
 
 
-def test_a_violation_names_the_nearest_tool():
+def test_a_violation_names_the_nearest_tool() -> None:
     found = check(Plan.parse('x = find_bok(title="Dune")'), DOMAIN, DialogueState(intent="find"), {})
     assert "did you mean find_book?" in found[0].message

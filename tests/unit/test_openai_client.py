@@ -43,7 +43,7 @@ class Endpoint:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def failure(status: int) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"message": "no", "type": "x", "code": None}}
 
 
-async def test_a_request_is_sent_and_its_answer_read(serve: Callable[..., Endpoint]):
+async def test_a_request_is_sent_and_its_answer_read(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(completion("hello", "length"))
     reply = await OpenAIModel(endpoint.url, "m").complete(REQUEST)
     assert (reply.text, reply.model, reply.prompt_tokens, reply.completion_tokens) == ("hello", "tiny", 5, 2)
@@ -84,19 +84,19 @@ async def test_a_request_is_sent_and_its_answer_read(serve: Callable[..., Endpoi
     assert (sent["model"], sent["temperature"], sent["max_tokens"], sent["seed"]) == ("m", 0.7, 9, 3)
 
 
-async def test_a_schema_is_passed_on(serve: Callable[..., Endpoint]):
+async def test_a_schema_is_passed_on(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(completion("{}"))
     await OpenAIModel(endpoint.url, "m").complete(REQUEST.model_copy(update={"response_schema": {"type": "object"}}))
     assert endpoint.seen[0]["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
-async def test_what_can_be_retried_is_retried(serve: Callable[..., Endpoint]):
+async def test_what_can_be_retried_is_retried(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(failure(503), failure(429), completion("hello"))
     assert (await OpenAIModel(endpoint.url, "m").complete(REQUEST)).text == "hello"
     assert len(endpoint.seen) == 3
 
 
-async def test_retries_are_bounded(serve: Callable[..., Endpoint]):
+async def test_retries_are_bounded(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(*[failure(500)] * 9)
     with pytest.raises(ModelError, match="answered 500") as failed:
         await OpenAIModel(endpoint.url, "m", max_retries=2).complete(REQUEST)
@@ -104,7 +104,7 @@ async def test_retries_are_bounded(serve: Callable[..., Endpoint]):
     assert len(endpoint.seen) == 3
 
 
-async def test_a_refused_request_is_not_retried(serve: Callable[..., Endpoint]):
+async def test_a_refused_request_is_not_retried(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(failure(400))
     with pytest.raises(ModelError, match="answered 400") as failed:
         await OpenAIModel(endpoint.url, "m").complete(REQUEST)
@@ -112,7 +112,7 @@ async def test_a_refused_request_is_not_retried(serve: Callable[..., Endpoint]):
     assert len(endpoint.seen) == 1
 
 
-async def test_an_empty_answer_and_a_dead_endpoint_are_errors(serve: Callable[..., Endpoint]):
+async def test_an_empty_answer_and_a_dead_endpoint_are_errors(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(completion(None))
     with pytest.raises(ModelError, match="no text"):
         await OpenAIModel(endpoint.url, "m").complete(REQUEST)
@@ -121,7 +121,7 @@ async def test_an_empty_answer_and_a_dead_endpoint_are_errors(serve: Callable[..
     assert failed.value.retryable
 
 
-async def test_a_streamed_answer_comes_in_pieces(serve: Callable[..., Endpoint]):
+async def test_a_streamed_answer_comes_in_pieces(serve: Callable[..., Endpoint]) -> None:
     chunks: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in ("Hel", "lo")
     ]

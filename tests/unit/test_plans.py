@@ -13,7 +13,7 @@ if slot["free"] and check.ok:
 """
 
 
-def test_a_plan_is_parsed_into_calls_and_variables():
+def test_a_plan_is_parsed_into_calls_and_variables() -> None:
     plan = Plan.parse(BOOKING)
     assert [call.tool for call in plan.calls] == ["check_slot", "verify", "book"]
     assert plan.variables == ("slot", "check", "done")
@@ -22,7 +22,7 @@ def test_a_plan_is_parsed_into_calls_and_variables():
     assert plan.calls[2].value("absent") is NOT_LITERAL
 
 
-def test_attributes_become_indexes_and_a_fence_is_taken_off():
+def test_attributes_become_indexes_and_a_fence_is_taken_off() -> None:
     assert Plan.parse(f"```python\n{BOOKING}```").code == Plan.parse(BOOKING.replace("check.ok", 'check["ok"]')).code
 
 
@@ -79,7 +79,7 @@ def test_attributes_become_indexes_and_a_fence_is_taken_off():
         ("open('/etc/passwd').read()", "FORBIDDEN"),
     ],
 )
-def test_what_is_outside_of_the_language_is_refused(text: str, code: str):
+def test_what_is_outside_of_the_language_is_refused(text: str, code: str) -> None:
     with pytest.raises(PlanError) as refused:
         Plan.parse(text)
     assert refused.value.code == code
@@ -111,11 +111,11 @@ def proven(text: str) -> set[tuple[str, str]]:
         ("if a.ok:\n    act()", set()),
     ],
 )
-def test_what_is_proven_follows_the_conditions(text: str, expected: set[tuple[str, str]]):
+def test_what_is_proven_follows_the_conditions(text: str, expected: set[tuple[str, str]]) -> None:
     assert proven(text) == expected
 
 
-def test_complexity_grows_with_calls_and_counts_by_hand():
+def test_complexity_grows_with_calls_and_counts_by_hand() -> None:
     one = halstead(Plan.parse("a = see(x=1)"))
     assert (one.operators, one.operands) == (3, 3)  # = call x= and a see 1
     assert one.volume == pytest.approx(6 * 2.585, abs=0.01)
@@ -124,10 +124,12 @@ def test_complexity_grows_with_calls_and_counts_by_hand():
     assert many.effort > one.effort
 
 
-def test_plans_are_equivalent_up_to_variable_names_and_keyword_order():
+def test_plans_are_equivalent_up_to_variable_names_and_keyword_order() -> None:
     plan = Plan.parse(BOOKING)
-    renamed = BOOKING.replace("slot", "a").replace("check.ok", 'b["ok"]').replace("check =", "b =")
-    renamed = renamed.replace("a = check_a(", "a = check_slot(").replace('stock="N4821", day="friday"', 'day="friday", stock="N4821"')
+    renamed = """a = check_slot(day="friday", stock="N4821")
+b = verify(name='Ana')
+if (a.free and b["ok"]):  # both
+    book_it = book(deposit=-3.5, stock="N4821", seats=[1,2])"""
     assert equivalent(plan, Plan.parse(renamed))
 
 
@@ -143,9 +145,9 @@ def test_plans_are_equivalent_up_to_variable_names_and_keyword_order():
         ("done = ", ""),
     ],
 )
-def test_plans_that_do_something_else_are_not_equivalent(old: str, new: str):
+def test_plans_that_do_something_else_are_not_equivalent(old: str, new: str) -> None:
     assert not equivalent(Plan.parse(BOOKING), Plan.parse(BOOKING.replace(old, new)))
 
 
-def test_a_variable_named_like_a_tool_does_not_blur_the_comparison():
+def test_a_variable_named_like_a_tool_does_not_blur_the_comparison() -> None:
     assert not equivalent(Plan.parse("a = see()\nb = look(x=a)"), Plan.parse("a = look()\nb = see(x=a)"))

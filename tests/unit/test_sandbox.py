@@ -23,8 +23,9 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def test_results_come_back_by_variable_for_the_calls_that_ran(sandbox: Sandbox):
-    plan = Plan.parse('a = see(x="ü", y=[1, None], z={"k": -2.5})\nsee()\nif not a.free:\n    b = see()\nelse:\n    c = see(x=a["echo"]["x"])')
+async def test_results_come_back_by_variable_for_the_calls_that_ran(sandbox: Sandbox) -> None:
+    branch = 'if not a.free:\n    b = see()\nelse:\n    c = see(x=a["echo"]["x"])'
+    plan = Plan.parse(f'a = see(x="ü", y=[1, None], z={{"k": -2.5}})\nsee()\n{branch}')
     results = await sandbox.run(plan, TOOLS)
     assert results == {
         "a": {"free": True, "echo": {"x": "ü", "y": [1, None], "z": {"k": -2.5}}},
@@ -32,7 +33,7 @@ async def test_results_come_back_by_variable_for_the_calls_that_ran(sandbox: San
     }
 
 
-async def test_a_loop_runs_over_a_result(sandbox: Sandbox):
+async def test_a_loop_runs_over_a_result(sandbox: Sandbox) -> None:
     results = await sandbox.run(Plan.parse("all = many()\nfor one in all:\n    last = see(n=one.n)"), TOOLS)
     assert results["last"]["echo"] == {"n": 2}
 
@@ -59,7 +60,7 @@ async def test_a_loop_runs_over_a_result(sandbox: Sandbox):
         ("x = ((", "runtime"),
     ],
 )
-async def test_code_below_the_whitelist_is_stopped(sandbox: Sandbox, code: str, kind: str):
+async def test_code_below_the_whitelist_is_stopped(sandbox: Sandbox, code: str, kind: str) -> None:
     began = time.perf_counter()
     with pytest.raises(SandboxError) as stopped:
         await sandbox.run_code(code, TOOLS)
@@ -68,11 +69,11 @@ async def test_code_below_the_whitelist_is_stopped(sandbox: Sandbox, code: str, 
     assert await sandbox.run_code("a = see()", TOOLS) == {}
 
 
-async def test_sleeping_takes_no_time(sandbox: Sandbox):
+async def test_sleeping_takes_no_time(sandbox: Sandbox) -> None:
     await asyncio.wait_for(sandbox.run_code("import time\ntime.sleep(3600)", TOOLS), 5)
 
 
-async def test_what_a_tool_raises_comes_out_unchanged(sandbox: Sandbox):
+async def test_what_a_tool_raises_comes_out_unchanged(sandbox: Sandbox) -> None:
     def broken(**given: Any) -> None:
         raise KeyError("the tool's own")
 
@@ -80,7 +81,7 @@ async def test_what_a_tool_raises_comes_out_unchanged(sandbox: Sandbox):
         await sandbox.run(Plan.parse("a = broken()"), {"broken": broken})
 
 
-async def test_a_result_that_is_no_json_is_refused(sandbox: Sandbox):
+async def test_a_result_that_is_no_json_is_refused(sandbox: Sandbox) -> None:
     with pytest.raises(SandboxError) as stopped:
         await sandbox.run(Plan.parse("a = odd()"), {"odd": lambda: object()})
     assert stopped.value.kind == "type"
@@ -92,7 +93,7 @@ def worker_pids() -> set[int]:
     return {int(pid) for children in lists for pid in children.read_text().split()}
 
 
-async def test_a_worker_that_dies_costs_one_plan_and_is_replaced():
+async def test_a_worker_that_dies_costs_one_plan_and_is_replaced() -> None:
     before = worker_pids()
     async with Sandbox(processes=1) as sandbox:
 
@@ -107,7 +108,7 @@ async def test_a_worker_that_dies_costs_one_plan_and_is_replaced():
         assert await sandbox.run(Plan.parse("a = see()"), TOOLS)
 
 
-async def test_a_cancelled_plan_gives_its_worker_back():
+async def test_a_cancelled_plan_gives_its_worker_back() -> None:
     async with Sandbox(processes=1, limits=Limits(seconds=0.5)) as sandbox:
         running = asyncio.create_task(sandbox.run_code("while True:\n    pass", TOOLS))
         await asyncio.sleep(0.1)
@@ -117,7 +118,7 @@ async def test_a_cancelled_plan_gives_its_worker_back():
         assert await sandbox.run(Plan.parse("a = see()"), TOOLS)
 
 
-async def test_an_endless_plan_does_not_hold_up_the_event_loop_or_other_plans(sandbox: Sandbox):
+async def test_an_endless_plan_does_not_hold_up_the_event_loop_or_other_plans(sandbox: Sandbox) -> None:
     endless = asyncio.create_task(sandbox.run_code("while True:\n    pass", TOOLS))
     await asyncio.sleep(0.01)
     for _ in range(20):
@@ -127,12 +128,12 @@ async def test_an_endless_plan_does_not_hold_up_the_event_loop_or_other_plans(sa
         await endless
 
 
-async def test_many_plans_at_once_on_two_workers(sandbox: Sandbox):
+async def test_many_plans_at_once_on_two_workers(sandbox: Sandbox) -> None:
     plans = [sandbox.run(Plan.parse(f"a = see(n={n})\nb = see()"), TOOLS) for n in range(200)]
     results = await asyncio.gather(*plans)
     assert [result["a"]["echo"]["n"] for result in results] == list(range(200))
 
 
-async def test_a_closed_sandbox_says_so():
+async def test_a_closed_sandbox_says_so() -> None:
     with pytest.raises(RuntimeError, match="async with Sandbox"):
         await Sandbox().run_code("a = see()", TOOLS)

@@ -52,6 +52,10 @@ class Talk:
     def world(self) -> Json:
         return self.worlds[0].snapshot()
 
+    @property
+    def proposed(self) -> bool:
+        return self.session.state.proposed
+
 
 def model(**scripts: Any) -> ScriptedModel:
     """A model that finds Dune unless told otherwise."""
@@ -65,7 +69,7 @@ def lending(**scripts: Any) -> ScriptedModel:
     return model(understander=understander, planner=[FIND_PLAN, LEND_PLAN], **scripts)
 
 
-async def test_an_answered_turn_records_all_of_it(sandbox: Sandbox):
+async def test_an_answered_turn_records_all_of_it(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, model())
     outcome = await talk.say("Where is Dune?")
     assert (outcome.turn.reply, outcome.turn.status, outcome.turn.intent) == ("Here.", "answered", "find")
@@ -79,7 +83,7 @@ async def test_an_answered_turn_records_all_of_it(sandbox: Sandbox):
     assert talk.world["log"] == [["find_book", {"title": "Dune"}]]
 
 
-async def test_the_frames_are_exactly_as_agreed(sandbox: Sandbox):
+async def test_the_frames_are_exactly_as_agreed(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, lending())
     await talk.say("I want Dune, I am Ana", "yes")
     first, second = (request.messages[1].content for request in talk.model.asked("understander"))
@@ -92,22 +96,21 @@ async def test_the_frames_are_exactly_as_agreed(sandbox: Sandbox):
     ]
     assert talk.model.asked("evaluator")[0].messages[1].content == f"{planned[0]}\nplan: {FIND_PLAN}"
     explained = talk.model.asked("explainer")[0].messages[1].content
-    assert explained == f'{planned[0]}\ncustomer: I want Dune, I am Ana\nresults: {{"book":{{"found":true,"copies":1}}}}'
+    results = '{"book":{"found":true,"copies":1}}'
+    assert explained == f"{planned[0]}\ncustomer: I want Dune, I am Ana\nresults: {results}"
     assert talk.model.requests[0].messages[0].content == "brief understander"
 
 
-async def test_a_confirmed_change_runs_once_and_the_confirmation_is_used_up(sandbox: Sandbox):
+async def test_a_confirmed_change_runs_once_and_the_confirmation_is_used_up(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, lending())
-    await talk.say("I want Dune, I am Ana")
-    assert talk.session.state.proposed
-    assert talk.world["loans"] == []
-    await talk.say("yes")
-    assert talk.world["loans"] == [["Dune", "Ana"]]
-    assert not talk.session.state.proposed
-    assert not talk.session.state.confirmed
+    seen = []
+    for utterance in ("I want Dune, I am Ana", "yes"):
+        await talk.say(utterance)
+        seen.append((talk.proposed, talk.session.state.confirmed, talk.world["loans"]))
+    assert seen == [(True, False, []), (False, False, [["Dune", "Ana"]])]
 
 
-async def test_a_confirmation_without_a_proposal_changes_nothing(sandbox: Sandbox):
+async def test_a_confirmation_without_a_proposal_changes_nothing(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, model(understander=heard("lend", True, title="Dune", reader="Ana"), planner=LEND_PLAN))
     outcome = await talk.say("yes, Dune for Ana")
     assert outcome.turn.status == "safe_reply"
@@ -115,29 +118,29 @@ async def test_a_confirmation_without_a_proposal_changes_nothing(sandbox: Sandbo
     assert talk.world == Library(0).snapshot()
 
 
-async def test_a_changed_entity_takes_the_confirmation_back(sandbox: Sandbox):
+async def test_a_changed_entity_takes_the_confirmation_back(sandbox: Sandbox) -> None:
     changed = [heard("lend", title="Dune", reader="Ana"), heard("lend", True, title="Emma")]
     talk = Talk(sandbox, model(understander=changed, planner=[FIND_PLAN, 'book = find_book(title="Emma")']))
     await talk.say("Dune for Ana", "yes, but Emma")
-    assert talk.session.state.proposed
+    assert talk.proposed
     assert talk.world["loans"] == []
 
 
-async def test_a_missing_entity_is_asked_for_even_if_the_model_does_not(sandbox: Sandbox):
+async def test_a_missing_entity_is_asked_for_even_if_the_model_does_not(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, model(understander=heard("lend", title="Dune")))
     outcome = await talk.say("I want Dune")
     assert (outcome.turn.reply, outcome.turn.status) == ("What is your name?", "asked")
     assert [call.agent for call in outcome.calls] == ["understander"]
 
 
-async def test_an_intent_without_tools_is_explained_at_once(sandbox: Sandbox):
+async def test_an_intent_without_tools_is_explained_at_once(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, model(understander=heard("small_talk")))
     outcome = await talk.say("hello")
     assert [call.agent for call in outcome.calls] == ["understander", "explainer"]
     assert "results" not in parse_frame(outcome.calls[1].messages[1].content)
 
 
-async def test_a_violation_goes_back_to_the_planner(sandbox: Sandbox):
+async def test_a_violation_goes_back_to_the_planner(sandbox: Sandbox) -> None:
     bad = 'book = find_book(title="Dune")\nx = find_bok(title="Dune")'
     talk = Talk(sandbox, model(planner=[bad, FIND_PLAN]))
     outcome = await talk.say("Where is Dune?")
@@ -148,14 +151,14 @@ async def test_a_violation_goes_back_to_the_planner(sandbox: Sandbox):
     assert frame["plan"] == bad
 
 
-async def test_replanning_is_bounded(sandbox: Sandbox):
+async def test_replanning_is_bounded(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, model(planner="x = nothing()"), max_replans=2)
     outcome = await talk.say("Where is Dune?")
     assert (outcome.turn.reply, outcome.turn.status) == (SAFE, "safe_reply")
     assert len(talk.model.asked("planner")) == 3
 
 
-async def test_the_model_evaluator_can_refuse_and_is_asked_only_above_the_threshold(sandbox: Sandbox):
+async def test_the_model_evaluator_can_refuse_and_is_asked_only_above_the_threshold(sandbox: Sandbox) -> None:
     no = '{"ok":false,"violations":["COPY_CHECK"]}'
     talk = Talk(sandbox, model(evaluator=[no, OK]))
     assert (await talk.say("Where is Dune?")).turn.violations == ("COPY_CHECK",)
@@ -165,14 +168,16 @@ async def test_the_model_evaluator_can_refuse_and_is_asked_only_above_the_thresh
         assert quiet.model.asked("evaluator") == []
 
 
-@pytest.mark.parametrize("output", ["yes", '{"ok":true,"violations":["COPY_CHECK"]}', '{"ok":false,"violations":["X"]}'])
-async def test_an_evaluator_without_a_valid_answer_lets_checked_plans_pass(sandbox: Sandbox, output: str):
+@pytest.mark.parametrize(
+    "output", ["yes", '{"ok":true,"violations":["COPY_CHECK"]}', '{"ok":false,"violations":["UNHEARD_OF"]}']
+)
+async def test_an_evaluator_without_a_valid_answer_lets_checked_plans_pass(sandbox: Sandbox, output: str) -> None:
     outcome = await Talk(sandbox, model(evaluator=output)).say("Where is Dune?")
     assert outcome.turn.status == "answered"
     assert [call.status for call in outcome.calls if call.agent == "evaluator"] == ["invalid"] * 3
 
 
-async def test_a_tool_that_fails_undoes_the_plan_and_is_replanned(sandbox: Sandbox):
+async def test_a_tool_that_fails_undoes_the_plan_and_is_replanned(sandbox: Sandbox) -> None:
     fails = LEND_PLAN.replace("Dune", "Ulysses")
     talk = Talk(sandbox, lending())
     talk.model.scripts["understander"] = [heard("lend", title="Ulysses", reader="Ana"), heard("lend", True)]
@@ -186,21 +191,21 @@ async def test_a_tool_that_fails_undoes_the_plan_and_is_replanned(sandbox: Sandb
 
 @pytest.mark.parametrize("agent", ["understander", "planner", "explainer"])
 @pytest.mark.parametrize("output", [ModelError("down"), " "])
-async def test_an_agent_that_never_answers_ends_in_the_safe_reply(sandbox: Sandbox, agent: str, output: Any):
+async def test_an_agent_that_never_answers_ends_in_the_safe_reply(sandbox: Sandbox, agent: str, output: Any) -> None:
     talk = Talk(sandbox, model(**{agent: output}), attempts=2)
     outcome = await talk.say("Where is Dune?")
     assert (outcome.turn.reply, outcome.turn.status) == (SAFE, "safe_reply")
     failed = [call for call in outcome.calls if call.agent == agent]
     assert [call.status for call in failed] == ["error" if isinstance(output, ModelError) else "invalid"] * 2
-    assert not talk.session.state.proposed
+    assert not talk.proposed
 
 
-async def test_an_error_that_cannot_pass_is_not_retried(sandbox: Sandbox):
+async def test_an_error_that_cannot_pass_is_not_retried(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, model(understander=ModelError("no such model", retryable=False)))
     assert len((await talk.say("Where is Dune?")).calls) == 1
 
 
-async def test_retries_sample_with_new_seeds_and_the_same_prompt(sandbox: Sandbox):
+async def test_retries_sample_with_new_seeds_and_the_same_prompt(sandbox: Sandbox) -> None:
     talk = Talk(sandbox, model(understander=["nonsense", "{}", heard("find", title="Dune")]))
     outcome = await talk.say("Where is Dune?")
     assert outcome.turn.status == "answered"
@@ -225,7 +230,7 @@ async def test_retries_sample_with_new_seeds_and_the_same_prompt(sandbox: Sandbo
         '["find"]',
     ],
 )
-async def test_an_understanding_that_is_not_the_domains_is_refused(output: str):
+async def test_an_understanding_that_is_not_the_domains_is_refused(output: str) -> None:
     understander = Understander(library(), model(understander=output), TeamSettings())
     task = UnderstanderTask(state=DialogueState(), assistant="", utterance="Where is Dune? Shelf 4?")
     result = await understander.run(task)
@@ -244,34 +249,34 @@ async def test_an_understanding_that_is_not_the_domains_is_refused(output: str):
         (heard("small_talk", question="How are you?"), None),
     ],
 )
-async def test_a_question_is_asked_exactly_when_it_is_due(output: str, question: str | None):
+async def test_a_question_is_asked_exactly_when_it_is_due(output: str, question: str | None) -> None:
     understander = Understander(library(), model(understander=f"```json\n{output}\n```"), TeamSettings())
     result = await understander.run(UnderstanderTask(state=DialogueState(), assistant="", utterance="Dune on 4"))
     assert result.understanding is not None
     assert result.understanding.question == question
 
 
-async def test_a_reply_is_streamed_as_it_is_made(sandbox: Sandbox):
+async def test_a_reply_is_streamed_as_it_is_made(sandbox: Sandbox) -> None:
     pieces: list[str] = []
 
     async def sink(text: str) -> None:
         pieces.append(text)
 
-    scripts = {"understander": heard("small_talk"), "explainer": "Hello  there,\n you. "}
-    outcome = await Talk(sandbox, StreamingScript(**scripts)).say("hi", stream=sink)
+    model = StreamingScript(understander=heard("small_talk"), explainer="Hello  there,\n you. ")
+    outcome = await Talk(sandbox, model).say("hi", stream=sink)
     assert "".join(pieces) == outcome.turn.reply == "Hello there, you."
     assert len(pieces) > 5
 
 
 @pytest.mark.parametrize(("cut_after", "expected"), [(5, f"Hello {SAFE}"), (0, SAFE)])
-async def test_a_stream_that_breaks_off_ends_in_the_safe_reply(sandbox: Sandbox, cut_after: int, expected: str):
+async def test_a_stream_that_breaks_off_ends_in_the_safe_reply(sandbox: Sandbox, cut_after: int, expected: str) -> None:
     pieces: list[str] = []
 
     async def sink(text: str) -> None:
         pieces.append(text)
 
-    scripts = {"understander": heard("small_talk"), "explainer": "Hello there."}
-    outcome = await Talk(sandbox, StreamingScript(cut_after, **scripts)).say("hi", stream=sink)
+    model = StreamingScript(cut_after, understander=heard("small_talk"), explainer="Hello there.")
+    outcome = await Talk(sandbox, model).say("hi", stream=sink)
     assert "".join(pieces) == outcome.turn.reply == expected
     assert outcome.turn.status == "safe_reply"
 
@@ -290,7 +295,7 @@ async def test_a_stream_that_breaks_off_ends_in_the_safe_reply(sandbox: Sandbox,
         'x = find_book(title="Dune")\ny = find_book()',
     ],
 )
-async def test_the_executor_alone_leaves_the_world_unchanged_when_a_plan_is_wrong(sandbox: Sandbox, plan: str):
+async def test_the_executor_alone_leaves_the_world_unchanged_when_a_plan_is_wrong(sandbox: Sandbox, plan: str) -> None:
     worlds: list[Library] = []
     executor = Executor(library(worlds), sandbox)
     await executor.open("s", 0)
@@ -302,7 +307,7 @@ async def test_the_executor_alone_leaves_the_world_unchanged_when_a_plan_is_wron
     assert await executor.snapshot("s") == before
 
 
-async def test_sessions_have_worlds_of_their_own_and_facts_are_kept_up_to_date(sandbox: Sandbox):
+async def test_sessions_have_worlds_of_their_own_and_facts_are_kept_up_to_date(sandbox: Sandbox) -> None:
     worlds: list[Library] = []
     executor = Executor(library(worlds), sandbox)
     assert (await executor.open("a", 0))["loans"] == 0
@@ -318,7 +323,7 @@ async def test_sessions_have_worlds_of_their_own_and_facts_are_kept_up_to_date(s
         await executor.run(task)
 
 
-async def test_arguments_are_logged_without_those_that_are_the_default(sandbox: Sandbox):
+async def test_arguments_are_logged_without_those_that_are_the_default(sandbox: Sandbox) -> None:
     executor = Executor(library(), sandbox)
     await executor.open("s", 0)
     plan = "a = list_books(shelf=4)\nb = list_books(shelf=None, longest=100)"

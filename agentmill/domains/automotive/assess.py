@@ -55,9 +55,8 @@ def _unwanted(scenario: Scenario, snapshot: Json) -> list[str]:
         else:
             wanted.remove(match)
     to_cancel = {goal.expect["cancelled"] for goal in scenario.goals if "cancelled" in goal.expect}
-    for reference in sorted(set(snapshot["cancelled"]) - to_cancel):
-        reasons.append(f"booking {reference} was cancelled without being asked for")
-    return reasons
+    others = sorted(set(snapshot["cancelled"]) - to_cancel)
+    return reasons + [f"booking {reference} was cancelled without being asked for" for reference in others]
 
 
 def _broken_rules(booking: Json, hours: Json) -> list[str]:

@@ -124,23 +124,28 @@ CATALOGUE: dict[str, tuple[Model, ...]] = {
     ),
 }
 
-_GIVEN = (
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_GIVEN = _words(
     "Ana Marko Elif Tomas Ingrid Pedro Yuki Amara Liam Noor Sofia Daniel Priya Hassan Greta Mateo Chloe Ivan Leila "
     "Oscar Maya Felix Zara Hugo Nina Samuel Aisha Viktor Clara Rahul Emma Jonas Fatima Lucas Olga Diego Hannah Kenji "
     "Lucia Omar Elena Patrick Salma Andrei Julia Kofi Martina Wei Nadia Simon Rosa Anders Tara Miguel Vera Dmitri "
     "Alice Kwame Paula Henrik Lina Arjun Monica Stefan Carmen Tariq Helena Bruno Mina Gabriel Ines Rafael Sana Erik"
-).split()
-_FAMILY = (
+)
+_FAMILY = _words(
     "Brankovic Okafor Lindqvist Moreau Tanaka Silva Novak Haddad Jensen Kowalski Fischer Romano Petrov Nguyen Garcia "
     "Murphy Andersson Dubois Khan Schmidt Costa Ivanova Yilmaz Papadopoulos Larsen Horvat Weber Mbeki Rossi Sato "
     "Fernandez O'Neill Bergstrom Popescu Ahmed Nakamura Virtanen Castillo Hughes Laurent Mehta Ferrari Nowak Koch "
     "Delgado Eriksen Marchetti Balogun Keller Sorensen Vidal Rahman Bianchi Walsh Takahashi Meyer Soto Dimitrov "
     "Aalto Mendes Farah Bauer Osei Morales Hansen Rinaldi Cohen Iversen Ortega Bielski Chandra Lambert Zielinski"
-).split()
-_HEADS = "Ba Ber Cal Dor El Fen Gar Hal Jo Kal Lor Mar Ned Or Pel Quin Ras Sel Tor Ul Ven Wil Yor Zan".split()
-_MIDDLES = "a ada ali ani ari ela eni era ido ima ini ira oli oma ona ora una uri".split()
-_TAILS = "n r s l m th ck dra lia mir na nis ra ric ris ta tan vic wen ya".split()
-_ENDS = "berg dal ev ez feld ic ini kov land man more nes osa ov ovic sen ski son ton well".split()
+)
+_HEADS = _words("Ba Ber Cal Dor El Fen Gar Hal Jo Kal Lor Mar Ned Or Pel Quin Ras Sel Tor Ul Ven Wil Yor Zan")
+_MIDDLES = _words("a ada ali ani ari ela eni era ido ima ini ira oli oma ona ora una uri")
+_TAILS = _words("n r s l m th ck dra lia mir na nis ra ric ris ta tan vic wen ya")
+_ENDS = _words("berg dal ev ez feld ic ini kov land man more nes osa ov ovic sen ski son ton well")
 
 
 def _pool(names: list[str], heldout: bool) -> list[str]:

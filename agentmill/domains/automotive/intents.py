@@ -37,7 +37,7 @@ INTENTS: dict[str, Intent] = {
     for intent in (
         Intent(
             "find_vehicles",
-            "the customer looks for cars to buy by make, body, fuel or highest price; ask for the body if none is given",
+            "the customer looks for cars to buy by make, body, fuel or price; ask for the body if none is known",
             tools=("search_inventory",),
             optional=SEARCH_ENTITIES,
             any_of=("body", "make", "fuel", "max_price"),

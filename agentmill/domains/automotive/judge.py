@@ -25,6 +25,8 @@ def judge(frame: Frame) -> str:
     right = answer(agent, prompt)
     criteria, reason = _CRITERIA[agent](prompt, output, right)
     keep = all(criteria.values())
+    if keep and output.split() == right.split():
+        output = right  # a frame folds runs of spaces, and with them a plan's indentation
     return compact(
         {
             "verdict": "keep" if keep else "edit",

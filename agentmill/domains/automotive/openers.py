@@ -11,6 +11,7 @@ from agentmill.domains.automotive import phrases
 from agentmill.domains.automotive.voice import car_phrase, own_car, slot_phrase, written
 
 Slots = dict[str, Any]
+_TOLD_CARS = ((), ("make",), *(("make", "model"),) * 2, *(("year", "make", "model"),) * 2)
 _OPEN_END = ("{own}.", "{own}?")
 
 
@@ -85,8 +86,7 @@ def _cancel(slots: Slots, rng: random.Random, named: list[str], in_full: bool) -
 
 
 def _trade_in(slots: Slots, rng: random.Random, in_full: bool) -> str:
-    options = ([], ["make"], ["make", "model"], ["make", "model"], ["year", "make", "model"], ["year", "make", "model"])
-    told = {"year", "make", "model"} if in_full else set(rng.choice(options))
+    told = {"year", "make", "model"} if in_full else set(rng.choice(_TOLD_CARS))
     text = rng.choice(phrases.TRADE)
     if not text.endswith(_OPEN_END):
         if not in_full:

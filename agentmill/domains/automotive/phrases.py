@@ -156,9 +156,11 @@ OTHER_SLOT = ("Then {slot} please.", "OK, what about {slot}?", "How about {slot}
               "{slot} would be fine too.", "Is {slot} possible?", "Hm, {slot} then.", "Let's make it {slot}.",
               "Can we say {slot}?", "{slot} instead please.", "Pity. {slot} then.")  # fmt: skip
 CORRECT = ("No, I meant {values}.", "No, I said {values}.", "That's wrong, it is {values}.", "Not quite: {values}.",
-           "No, {values} please.", "Sorry, no, it should be {values}.", "That is not right, I said {values}.")  # fmt: skip
+           "No, {values} please.", "Sorry, no, it should be {values}.",
+           "That is not right, I said {values}.")  # fmt: skip
 SELF = ("I'm {name}. ", "This is {name}. ", "My name is {name}. ")
-GREETINGS = ("Hi there!", "Hello!", "Hey, how are you?", "Good morning!", "Good afternoon!", "Hello, how are you today?",
+GREETINGS = ("Hi there!", "Hello!", "Hey, how are you?", "Good morning!", "Good afternoon!",
+             "Hello, how are you today?",
              "Hi, nice to meet you.", "Good evening!", "Hey there!", "Hello, is anybody there?", "Hi!",
              "Hi, are you a real person?", "Hello, good to be here.", "Hey!", "Hi, I hope you are well.")  # fmt: skip
 WEATHER = ("Lovely weather today, isn't it?", "What a rainy day.", "It is so cold today!", "Nice sunny day today.",

@@ -7,6 +7,7 @@ so that a number is a price for one intent and a mileage for another.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from agentmill.domains.automotive import phrases
@@ -26,7 +27,8 @@ _CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"pizza|eat|restaurants?|flights?|plane|hotels?|essay|homework|\d+ times \d+|football|match|striker|bake|"
         r"recipes?|boil|headache|dentist|cough|invest|shares|bitcoin|rent|repair")),
     ("cancel_test_drive", _cue(r"cancel|call off|can't make it")),
-    ("value_trade_in", _cue(r"trade|trading|trade-in|worth|selling|(?:pay|get|estimate|price) for my|(?:buy|value) my")),
+    ("value_trade_in", _cue(
+        r"trade|trading|trade-in|worth|selling|(?:pay|get|estimate|price) for my|(?:buy|value) my")),
     ("check_booking", _cue(r"my (?:booking|test drive|appointment)|booked under|did i book")),
     ("book_test_drive", _cue(r"test[- ]drive")),
     ("opening_hours", _cue(r"open|opening|close|closing|hours")),
@@ -48,14 +50,13 @@ AGREES = re.compile(
     re.IGNORECASE,
 )
 DECLINES = re.compile(r"\b(?:no|not|wrong|never mind|leave it|forget it|don't)\b", re.IGNORECASE)
+_NO_ANSWER = re.compile(f"{_TALK.pattern}|{AGREES.pattern}|{DECLINES.pattern}", re.IGNORECASE)
 _GREETING = re.compile(r"\bgood (?:morning|afternoon|evening|day)\b", re.IGNORECASE)
-_NUMBER = r"(\d[\d,]*\d|\d)\s?(k\b)?"
+_NUMBER = r"(\d[\d,]*\d|\d)\s?(k\b|grand\b|thousand\b)?"
 _PRICES = (
     re.compile(rf"\$\s?{_NUMBER}", re.IGNORECASE),
     re.compile(rf"{_NUMBER} (?:dollars|bucks|usd)\b", re.IGNORECASE),
-    re.compile(
-        rf"(?:under|below|up to|at most|more than|less than|budget of|budget is|maximum of|max)\s{_NUMBER}", re.IGNORECASE
-    ),
+    re.compile(rf"(?:under|below|up to|at most|more than|less than|budget (?:of|is)|max(?:imum of)?)\s{_NUMBER}", re.I),
 )
 _MILES = (
     re.compile(rf"{_NUMBER}\s?(?:miles|mi)\b", re.IGNORECASE),
@@ -64,7 +65,7 @@ _MILES = (
 )
 _YEAR = re.compile(r"\b(19[5-9]\d|20[0-4]\d)\b(?!\s?(?:k\b|miles|mi\b|,\d{3}))", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_][\w'’\-]*")
-_PARTICLES = frozenset("de da del der den di el la le ten ter van von".split())
+_PARTICLES = frozenset(("de", "da", "del", "der", "den", "di", "el", "la", "le", "ten", "ter", "van", "von"))
 
 
 def understand(frame: Mapping[str, str]) -> Json:
@@ -77,7 +78,8 @@ def understand(frame: Mapping[str, str]) -> Json:
     heard = read_entities(intent, text, frame.get("assistant", "")) if intent else {}
     agrees = proposed and intent == before and bool(AGREES.search(text))
     if cue is None and not heard and not agrees:
-        intent = _without_cue(text, intent, proposed)
+        intent = _implied(text) or _without_cue(text, intent, proposed)
+        heard = read_entities(intent, text, "")
     known = {name: frame[name] for name in names_of(before) if name in frame}
     if intent != before:
         known = {name: value for name, value in known.items() if ENTITIES[name].shared}
@@ -89,6 +91,12 @@ def understand(frame: Mapping[str, str]) -> Json:
         "confirmed": agrees and not changed,
         "question": ENTITIES[missing].question if missing else None,
     }
+
+
+def _implied(text: str) -> str:
+    """The intent that a value alone stands for: a kind of car, a stock number, a booking reference."""
+    alone = ("find_vehicles", "vehicle_details", "check_booking")
+    return next((intent for intent in alone if read_entities(intent, text, "")), "")
 
 
 def _without_cue(text: str, intent: str, proposed: bool) -> str:
@@ -139,25 +147,31 @@ def _without(text: str, match: re.Match[str]) -> str:
     return f"{text[: match.start()]} ; {text[match.end() :]}"
 
 
-def _listed(names: list[str], text: str, *, any_case: bool = True) -> tuple[Any, str]:
-    """The longest of `names` in the text, in the customer's own letters; exact letters before any case."""
+@lru_cache(maxsize=64)
+def _any_of(names: tuple[str, ...], any_case: bool) -> re.Pattern[str]:
     ordered = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    for flags in (0, re.IGNORECASE) if any_case else (0,):
-        match = re.search(rf"(?<![\w-])(?:{ordered})(?![\w-]|,\d|\s?(?:k|mi|miles)\b)", text, flags)
+    pattern = rf"(?<![\w-])(?:{ordered})(?![\w-]|,\d|\s?(?:k|mi|miles)\b)"
+    return re.compile(pattern, re.IGNORECASE if any_case else 0)
+
+
+def _listed(names: tuple[str, ...], text: str, *, any_case: bool = True) -> tuple[Any, str]:
+    """The longest of `names` in the text, in the customer's own letters; exact letters before any case."""
+    for ignore in (False, True) if any_case else (False,):
+        match = _any_of(names, ignore).search(text)
         if match:
             return match[0], _without(text, match)
     return None, text
 
 
 def _make(text: str, heard: Values, assistant: str) -> tuple[Any, str]:
-    return _listed(list(CATALOGUE), text)
+    return _listed(tuple(CATALOGUE), text)
 
 
 def _model(text: str, heard: Values, assistant: str) -> tuple[Any, str]:
     make = next((m for m in CATALOGUE if m.lower() == str(heard.get("make", "")).lower()), None)
     lines = CATALOGUE[make] if make else [line for models in CATALOGUE.values() for line in models]
     sure = make is not None or "model" in assistant.lower()
-    return _listed([line.name for line in lines], text, any_case=sure)
+    return _listed(tuple(line.name for line in lines), text, any_case=sure)
 
 
 def _amount(match: re.Match[str]) -> int:
@@ -183,7 +197,7 @@ def _year(text: str, heard: Values, assistant: str) -> tuple[Any, str]:
 _CLOCKS = (
     (re.compile(r"\b([01]?\d|2[0-3]):\d\d\b(?!\s?[ap]\.?m)"), None),
     (re.compile(r"\b(\d{1,2})(?::\d\d)?\s?(?:a\.?m\b\.?|in the morning\b)", re.IGNORECASE), False),
-    (re.compile(r"\b(\d{1,2})(?::\d\d)?\s?(?:p\.?m\b\.?|(?:o'clock )?in the (?:afternoon|evening)\b)", re.IGNORECASE), True),
+    (re.compile(r"\b(\d{1,2})(?::\d\d)?\s?(?:p\.?m\b\.?|in the (?:afternoon|evening)\b)", re.IGNORECASE), True),
     (re.compile(r"\b(\d{1,2}) o'clock\b", re.IGNORECASE), None),
 )  # fmt: skip
 _NOON = re.compile(r"\b(?:noon|midday)\b", re.IGNORECASE)
@@ -225,8 +239,7 @@ def _name(text: str, heard: Values, assistant: str) -> tuple[Any, str]:
         return runs[0], text.replace(runs[0], " ; ", 1)
     words = text.strip(" .!").split()
     if asked and len(words) in (2, 3) and all(_WORD.fullmatch(word) and word.islower() for word in words):
-        if not _TALK.search(text) and not DECLINES.search(text) and not AGREES.search(text):
-            return " ".join(words), ""
+        return (None, text) if _NO_ANSWER.search(text) else (" ".join(words), "")
     return None, text
 
 

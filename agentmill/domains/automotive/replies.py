@@ -79,9 +79,10 @@ def _opening_hours(frame: Mapping[str, str], results: Json) -> str:
 
 
 def _value_trade_in(frame: Mapping[str, str], results: Json) -> str:
-    car = f"{frame['year']} {frame['make']} {frame['model']}"
+    car = f"{frame['make']} {frame['model']} from {frame['year']}"
+    state = f"{frame['mileage']} miles and {frame['condition']} condition"
     value = results["value"]
-    return f"For your {car} we would pay between ${value['low']} and ${value['high']}."
+    return f"For your {car} with {state} we would pay ${value['low']} to ${value['high']}."
 
 
 def _check_booking(frame: Mapping[str, str], results: Json) -> str:

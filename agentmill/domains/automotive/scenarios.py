@@ -80,7 +80,8 @@ class _Goals:
     def draw(self) -> list[Goal]:
         """One to three tasks, a look at a booking always before it is cancelled, and the talk beside them."""
         wanted = self.rng.choices((1, 2, 3), weights=(45, 35, 20))[0]
-        weights, names = dict(TASKS), []
+        weights = dict(TASKS)
+        names: list[str] = []
         while len(names) < wanted:
             name = self.rng.choices(list(weights), weights=list(weights.values()))[0]
             del weights[name]

@@ -8,6 +8,7 @@ goal, then leaves with EXIT, as it does when every goal is answered.
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from agentmill.domains.automotive.voice import car_phrase, forms, mentions, slot
 
 EXIT = "EXIT"
 MAX_FAILURES, MAX_ASKED, MAX_AGREED = 2, 2, 2
-_FAREWELL_SHARE = 0.3
+_FAREWELL_SHARE, _PAIR_SHARE = 0.3, 0.4
+_ARTICLE = re.compile(r"\b([Aa]) (?=[AEIOaeio]|SUV)")
 _ORDER = ("stock", "day", "time", "name", "licence", "reference", "make", "model", "year", "mileage", "condition")
 
 
@@ -96,6 +98,9 @@ class Customer:
         agreed_again = heard.kind == "proposal" and at.counts["proposal ()"] > MAX_AGREED
         if heard.kind in ("unhelpful", "mismatch") or asked_again or agreed_again:
             at.failures += 1
+        if heard.kind == "mismatch" and at.failures > MAX_FAILURES:
+            at.next_goal()
+            return
         at.heard = Heard("unhelpful") if asked_again or agreed_again else heard
 
     def _refused(self) -> Heard:
@@ -121,9 +126,10 @@ class Customer:
     def _respond(self, heard: Heard) -> str:
         wishes = self._wishes()
         if heard.kind == "proposal":
-            return self.rng.choice(phrases.AGREE)
+            return self._joined("", self.rng.choice(phrases.AGREE))
         if heard.kind == "mismatch":
-            return self.rng.choice(phrases.CORRECT).format(values=self._values(wishes, heard.slots))
+            values = self._values(wishes, heard.slots)
+            return self._joined("", self.rng.choice(phrases.CORRECT).format(values=values))
         if heard.kind == "refused":
             return self._other_slot()
         if heard.kind == "question":
@@ -162,10 +168,10 @@ class Customer:
         following = _ORDER[_ORDER.index(slot) + 1 : _ORDER.index(slot) + 2]
         pair = (slot, following[0]) if following else (slot, "")
         told = " ".join(self.at.said)
-        if pair in phrases.PAIRS and pair[1] in wishes and not mentions(pair[1], wishes[pair[1]], told):
-            if self.rng.random() < 0.4:
-                values = {name: written(name, wishes[name], self.rng) for name in pair}
-                return self.rng.choice(phrases.PAIRS[pair]).format(**values)
+        new = pair in phrases.PAIRS and pair[1] in wishes and not mentions(pair[1], wishes[pair[1]], told)
+        if new and self.rng.random() < _PAIR_SHARE:
+            values = {name: written(name, wishes[name], self.rng) for name in pair}
+            return self.rng.choice(phrases.PAIRS[pair]).format(**values)
         return self._fill(slot, wishes)
 
     def _fill(self, slot: str, wishes: dict[str, Any]) -> str:
@@ -201,5 +207,5 @@ class Customer:
             text = text[0].lower() + text[1:]
         if self.persona == "terse":
             text = text.rstrip(".")
-        text = prefix + text
+        text = _ARTICLE.sub(r"\1n ", prefix + text)
         return text[0].upper() + text[1:]

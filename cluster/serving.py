@@ -1,0 +1,64 @@
+"""`agentmill serve`: one system in the foreground, on the loopback interface, stopped cleanly by Ctrl-C or SIGTERM.
+
+Which settings and which model: a run's own, changed by `--config`, `--set` and `--model`.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentmill.config import ConfigError
+from agentmill.lineage import require_memory
+from agentmill.log import say
+from agentmill.runs import Run
+from cluster.config import RunConfig, config_of, read_config
+
+SERVE_GIB = 4.0
+EXPERT_GIB = 1.0
+
+
+def settings_for(
+    run: Run | None, config: Path | None, assignments: Sequence[str], model: Path | None
+) -> tuple[RunConfig, Path | None]:
+    """The configuration to serve with, and the model folder (None where no engine is asked for).
+
+    Raises:
+        ConfigError: when a key or value is wrong, or an engine is asked for and no model was named.
+    """
+    if config is not None:
+        settings = read_config(config, assignments)
+    elif run is not None:
+        settings = config_of(run, assignments)
+    else:
+        raise AssertionError("neither a run nor a configuration")
+    if settings.serve.model.kind != "engine":
+        return settings, None
+    if model is None and run is None:
+        raise ConfigError(
+            "serve.model.kind=engine needs a model; give --model FOLDER, a run, or serve.model.kind=expert"
+        )
+    return settings, model if model is not None or run is None else run.root / "models" / "sft"
+
+
+def serve_forever(settings: RunConfig, model: Path | None) -> None:
+    """Start the system and stay until it is interrupted.
+
+    Raises:
+        UserError: when the port is busy, the model is not usable, memory is short, or the system stops answering.
+    """
+    from rayserve.serve import checked_model, free_port, interrupted, start
+
+    free_port(settings.serve.port)  # said before Ray takes its seconds to start
+    if settings.serve.model.kind == "engine":
+        checked_model(model)
+    need = SERVE_GIB if model is not None else EXPERT_GIB
+    require_memory(need, "serving", "close other programs, or lower serve.engine.cpu_kv_cache_gib or max_num_seqs")
+    from cluster.session import ray_session
+
+    with tempfile.TemporaryDirectory(prefix="agentmill-serve-") as folder:
+        say("serve", "starting a local Ray session")
+        with ray_session(record=Path(folder, "session.json")):
+            served = start(settings.serve, model, domain=settings.domain, system=settings.system)
+            say("serve", f"talk to it with `agentmill chat --url {served.base_url}`; Ctrl-C stops it")
+            interrupted(served)
+    say("serve", "stopped")

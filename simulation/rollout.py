@@ -1,0 +1,143 @@
+"""Playing conversations in process: the system M on one model, the user simulator on another, a world for each.
+
+`converse` plays one; `Rollout` is the Ray Data actor that keeps many in flight on one event loop. Invariant: a
+conversation that fails (a model that does not answer, a time-out) becomes a row with status `error`; what is our own
+mistake is raised and stops the job.
+"""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from agentmill.agents.settings import TeamSettings
+from agentmill.agents.team import Team
+from agentmill.domains.base import Assessment, Json, Scenario, load_domain
+from agentmill.models.chat import ChatModel
+from agentmill.plans.sandbox import Sandbox
+from agentmill.records import Call, Conversation, Turn
+from simulation.conversation import Played, play
+from simulation.models import ModelSettings, build_model
+from simulation.tables import compact
+
+SANDBOX_PROCESSES = 1
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """A finished conversation as records."""
+
+    conversation: Conversation
+    turns: tuple[Turn, ...]
+    calls: tuple[Call, ...]
+
+
+async def converse(
+    team: Team, user: ChatModel, scenario: Scenario, *, sid: str, seed: int, speaker: ModelSettings
+) -> Rolled:
+    """Play one scenario in a world of its own and assess how the world ended; `speaker` describes the user's model."""
+    began = time.perf_counter()
+    session = await team.start(sid, scenario.world_seed)
+    try:
+        played = await play(
+            lambda utterance: team.turn(session, utterance, (scenario.seed + seed) % 2**31),
+            user,
+            scenario,
+            team.domain,
+            prompts=speaker.prompts,
+            temperature=speaker.temperature,
+        )
+        world = await team.executor.snapshot(sid)
+    finally:
+        await team.executor.close(sid)
+    assessment = team.domain.assess(scenario, world)
+    return rolled(played, scenario, sid=sid, world=world, assessment=assessment, seconds=time.perf_counter() - began)
+
+
+def rolled(
+    played: Played, scenario: Scenario, *, sid: str, world: Json, assessment: Assessment, seconds: float
+) -> Rolled:
+    """A played conversation as records. One that ended in an error is no success, whatever the world looks like."""
+    calls = tuple(call.call.recorded(sid, call.turn, call.index) for call in played.calls)
+    failed = played.status == "error"
+    conversation = Conversation(
+        sid=sid,
+        scenario_json=scenario.model_dump_json(),
+        status=played.status,
+        error=played.error,
+        success=assessment.success and not failed,
+        reasons=assessment.reasons,
+        turns=len(played.turns),
+        calls=len(calls),
+        world_json=compact(world),
+        seconds=seconds,
+    )
+    return Rolled(conversation, tuple(turn.model_copy(update={"sid": sid}) for turn in played.turns), calls)
+
+
+def stopped(scenario: Scenario, sid: str, error: str, seconds: float) -> Rolled:
+    """The records of a conversation that had to be given up."""
+    played = Played(status="error", turns=(), calls=(), error=error)
+    return rolled(played, scenario, sid=sid, world={}, assessment=Assessment(success=False), seconds=seconds)
+
+
+class Rollout:
+    """The actor: a scenario's row in, a finished conversation's row out, many at a time."""
+
+    def __init__(
+        self, domain: str, system: TeamSettings, teacher: ModelSettings, user: ModelSettings, seed: int, timeout_s: float
+    ) -> None:
+        self.domain = load_domain(domain)
+        self.system = system
+        self.teacher = build_model(teacher, self.domain)
+        self.user_settings = user
+        self.user = build_model(user, self.domain)
+        self.seed = seed
+        self.timeout_s = timeout_s
+        self._opening = asyncio.Lock()
+        self._team: Team | None = None
+
+    async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Play `row["scenario_json"]`; never raises because of a model."""
+        team = await self._opened()
+        scenario = Scenario.model_validate_json(row["scenario_json"])
+        sid = str(row["sid"])
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                done = await converse(
+                    team, self.user, scenario, sid=sid, seed=self.seed, speaker=self.user_settings
+                )
+        except TimeoutError:
+            error = f"not finished within conversation_timeout_s={self.timeout_s:g}"
+            done = stopped(scenario, sid, error, time.perf_counter() - began)
+        return rollout_row(done)
+
+    async def _opened(self) -> Team:
+        """The team, whose sandbox lives on the event loop of the calls and ends with this process."""
+        async with self._opening:
+            if self._team is None:
+                sandbox = await Sandbox(SANDBOX_PROCESSES).__aenter__()
+                self._team = Team.local(self.domain, self.teacher, sandbox, self.system)
+            return self._team
+
+
+def rollout_row(done: Rolled) -> dict[str, Any]:
+    """One row of the job's output: nested values as JSON, so that blocks always unify."""
+    return {
+        "sid": done.conversation.sid,
+        "error": done.conversation.error,
+        "conversation_json": done.conversation.model_dump_json(),
+        "turns_json": f"[{','.join(turn.model_dump_json() for turn in done.turns)}]",
+        "calls_json": f"[{','.join(call.model_dump_json() for call in done.calls)}]",
+    }
+
+
+def read_rollout_row(row: dict[str, Any]) -> Rolled:
+    """The records of one row."""
+    return Rolled(
+        Conversation.model_validate_json(row["conversation_json"]),
+        tuple(Turn.model_validate(turn) for turn in json.loads(row["turns_json"])),
+        tuple(Call.model_validate(call) for call in json.loads(row["calls_json"])),
+    )

@@ -1,0 +1,27 @@
+"""What the integration tests share: one local Ray, and one small model folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.tiny_llama import write_tiny_llama
+
+from cluster.base import REQUIRED, BaseSettings, model_folder
+from cluster.session import ray_session
+
+
+@pytest.fixture(scope="session")
+def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A local Ray as `agentmill run` starts it, for the whole test session; only its own processes are stopped."""
+    folder = tmp_path_factory.mktemp("ray")
+    with ray_session(record=folder / "session.json"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped base model; a random Llama of a few thousand parameters where the base is not made yet."""
+    shipped = model_folder(BaseSettings())
+    if all((shipped / name).is_file() for name in REQUIRED):
+        return shipped
+    return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
