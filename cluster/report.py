@@ -51,7 +51,7 @@ def render(run: Run, settings: ReportSettings) -> str:
         manifest=run.manifest,
         stages=_stages(run, figures),
         figures=figures,
-        corpora=_under(figures, "simulate", "refine", "corpora"),
+        corpora=_under(figures, "simulate", "refine", "corpora", "data", "gate"),
         training=_under(figures, "base", "train"),
         evaluation=_evaluation(figures),
         evaluation_chart=rates(_rates(figures)),

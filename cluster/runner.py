@@ -173,8 +173,8 @@ def _prepare(run: Run, stage: Stage, decision: Decision) -> Attempt | None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    run.forget(stage.figures)
-    run.forget(f"run.stage.{stage.name}")
+    for prefix in (*stage.figures, f"run.stage.{stage.name}"):
+        run.forget(prefix)
     return None
 
 

@@ -17,7 +17,7 @@ from cluster.config import RunConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `sources` are the modules and packages whose code decides its result; `figures` a dotted prefix.
+    """One stage. `sources` are the modules and packages whose code decides its result; `figures` dotted prefixes.
 
     `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session.
     """
@@ -29,7 +29,7 @@ class Stage:
     needs: tuple[str, ...]
     sources: tuple[str, ...]
     owns: tuple[str, ...]
-    figures: str
+    figures: tuple[str, ...]
     memory_gib: float = 1.0
     ray: bool = True
 
@@ -106,7 +106,7 @@ STAGES: tuple[Stage, ...] = (
         needs=(),
         sources=("agentmill", "simulation"),
         owns=("simulate",),
-        figures="simulate",
+        figures=("simulate",),
     ),
     Stage(
         name="refine",
@@ -116,7 +116,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("simulate",),
         sources=("agentmill", "simulation"),
         owns=("refine",),
-        figures="refine",
+        figures=("refine",),
     ),
     Stage(
         name="corpora",
@@ -126,7 +126,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("simulate", "refine"),
         sources=("agentmill", "simulation"),
         owns=("corpora",),
-        figures="corpora",
+        figures=("corpora", "data", "gate"),
         ray=False,
     ),
     Stage(
@@ -137,7 +137,7 @@ STAGES: tuple[Stage, ...] = (
         needs=(),
         sources=("cluster.base",),
         owns=("models/base",),
-        figures="base",
+        figures=("base",),
         memory_gib=0.1,
         ray=False,
     ),
@@ -149,7 +149,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("corpora", "base"),
         sources=("agentmill.runs", "raytrain"),
         owns=("models/sft", "checkpoints/sft", "logs/sft.jsonl"),
-        figures="train",
+        figures=("train",),
         memory_gib=4.0,
     ),
     Stage(
@@ -165,7 +165,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("simulate", "sft"),
         sources=("agentmill", "simulation", "rayserve", "cluster.evaluation"),
         owns=("evaluate",),
-        figures="evaluate",
+        figures=("evaluate",),
         memory_gib=4.0,
     ),
     Stage(
@@ -176,7 +176,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("simulate", "refine", "corpora", "base", "sft", "evaluate"),
         sources=("cluster.report", "cluster.charts", "cluster.evidence"),
         owns=("report",),
-        figures="report",
+        figures=("report",),
         memory_gib=0.3,
         ray=False,
     ),

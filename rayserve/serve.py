@@ -6,6 +6,7 @@ only; when `start` returns, the gateway has answered; when it raises, nothing of
 """
 
 import asyncio
+import http.client
 import json
 import socket
 import threading
@@ -14,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
 
 from agentmill.agents.settings import TeamSettings
 from agentmill.config import UserError
@@ -207,10 +206,15 @@ def _await_answer(base_url: str, deadline: float) -> None:
 
 
 def _answers(base_url: str, timeout_s: float) -> bool:
+    address = base_url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
-        return httpx.get(f"{base_url}/health", timeout=timeout_s, trust_env=False).status_code == 200
-    except httpx.TransportError:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _trouble() -> str:

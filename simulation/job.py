@@ -221,12 +221,14 @@ def _watching(watch: _Watch, bar: Progress) -> Iterator[None]:
 
 @contextmanager
 def _quiet_ray_data() -> Iterator[None]:
-    """Ray Data's own info lines are left out while a job runs: the progress of the job says the same in one line."""
+    """Ray Data's own lines are left out while a job runs: the progress of the job says the same in one line."""
     import logging
+
+    import ray.data  # noqa: F401  (its import sets the loggers up anew)
 
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.tiny_llama import write_tiny_llama
 
 from cluster.base import REQUIRED, BaseSettings, model_folder
 from cluster.session import ray_session
+from tests.tiny_llama import write_tiny_llama
 
 
 @pytest.fixture(scope="session")

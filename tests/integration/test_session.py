@@ -76,7 +76,7 @@ def test_a_process_that_only_has_the_same_id_is_left_alone(tmp_path: Path) -> No
     assert bystander.poll() is None
     record.write_text(json.dumps([{"pid": bystander.pid, "started": started, "name": "raylet"}]))
     assert stop_recorded(record) == 1
-    assert bystander.wait(timeout=10) != 0
+    assert bystander.poll() is not None
 
 
 def test_too_little_memory_is_told_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from random import Random
 
 import pytest
 
@@ -69,8 +70,6 @@ def test_agreement_counts_only_for_what_was_proposed() -> None:
 
 
 def test_every_opening_of_every_goal_is_read_as_it_was_meant() -> None:
-    from random import Random
-
     for number, scenario in enumerate(generate(1500, 21, "train")):
         for goal in scenario.goals:
             wishes = {name: value for name, value in goal.slots.items() if not name.startswith("else_")}

@@ -33,7 +33,8 @@ def taken_slot(data: WorldData) -> Booking:
 
 def test_a_world_has_hundreds_of_vehicles_and_customers_and_is_the_same_for_the_same_seed() -> None:
     data = world_data(SEED)
-    assert len(data.vehicles) >= 300 and len(data.customers) >= 300
+    assert len(data.vehicles) >= 300
+    assert len(data.customers) >= 300
     assert len({car.make for car in data.vehicles}) >= 15
     assert world_data.__wrapped__(SEED) == data
     assert world_data(SEED + 1) != data
@@ -46,7 +47,8 @@ def test_every_conversation_has_a_copy_of_its_own() -> None:
     one.commit()
     assert len(one.snapshot()["bookings"]) == 1
     assert other.snapshot()["bookings"] == []
-    one.close(), other.close()
+    one.close()
+    other.close()
 
 
 def test_rollback_leaves_nothing_not_even_the_log() -> None:
@@ -88,7 +90,9 @@ def test_a_slot_is_taken_closed_or_unknown_and_near_times_are_offered() -> None:
     world, data = AutomotiveWorld(SEED), world_data(SEED)
     booked = taken_slot(data)
     taken = call(world, "check_slot", stock=booked.stock, day=booked.day, time=booked.time)
-    assert taken["reason"] == "taken" and booked.time not in taken["instead"] and taken["instead"]
+    assert taken["reason"] == "taken"
+    assert taken["instead"]
+    assert booked.time not in taken["instead"]
     closed = call(world, "check_slot", stock=booked.stock, day=booked.day, time="03:00")
     assert (closed["free"], closed["reason"]) == (False, "closed")
     assert call(world, "check_slot", stock="A0000", day=booked.day, time="12:00")["reason"] == "unknown"

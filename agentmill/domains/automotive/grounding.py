@@ -23,7 +23,7 @@ _ALWAYS = frozenset(f"{TITLE} i i'm i'll i'd i've ok suv".casefold().split())
 
 
 def ungrounded(reply: str, context: Json) -> list[str]:
-    """The facts of `reply` that occur nowhere in `context` ({"results", "state", "utterance"}), in order."""
+    """The facts of `reply` that occur nowhere in `context` ({"results", "state", "utterance"}), numbers first."""
     given = _plain(json.dumps(context, ensure_ascii=False))
     known = set(_WITH_DIGIT.findall(given)) | set(_WORD.findall(given))
     known |= {part for word in known for part in re.split(r"[-.:]", word)}

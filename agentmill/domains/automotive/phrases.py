@@ -154,7 +154,7 @@ AGREE = ("Yes, please.", "Yes.", "Sure, go ahead.", "Yes, that works.", "Please 
 OTHER_SLOT = ("Then {slot} please.", "OK, what about {slot}?", "How about {slot} instead?", "Could we do {slot}?",
               "Let's take {slot} then.", "Then {slot}.", "I can also come {slot}.", "In that case {slot}.",
               "{slot} would be fine too.", "Is {slot} possible?", "Hm, {slot} then.", "Let's make it {slot}.",
-              "Can we say {slot}?", "{slot} instead please.", "Pity. {slot} then.")  # fmt: skip
+              "Can we say {slot}?", "{slot} instead please.", "Pity, then {slot}.")  # fmt: skip
 CORRECT = ("No, I meant {values}.", "No, I said {values}.", "That's wrong, it is {values}.", "Not quite: {values}.",
            "No, {values} please.", "Sorry, no, it should be {values}.",
            "That is not right, I said {values}.")  # fmt: skip

@@ -1,12 +1,11 @@
 """What the error-free Explainer says for a frame: one line, facts copied from the results in their own order.
 
-Few phrasings on purpose: the same frame always gives the same reply, and at most two wordings exist for a case,
-chosen by the digest of the results, so that a very small student can learn them.
+One wording for each case on purpose: the reply is a plain function of the frame, so that a very small student can
+learn it.
 """
 
 import json
 import re
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,12 +40,7 @@ def _small_talk(customer: str) -> str:
         return "Hello! How can I help you today?"
     if DECLINES.search(customer) and not AGREES.search(customer):
         return "All right, I leave it. What else can I do for you?"
-    return "That is nice to hear. How can I help you today?"
-
-
-def _one_of(results: Json, *wordings: str) -> str:
-    """One of two wordings, always the same for the same results."""
-    return wordings[zlib.crc32(json.dumps(results, sort_keys=True).encode()) % len(wordings)]
+    return "It is nice to talk to you. How can I help you today?"
 
 
 def _day(frame: Mapping[str, str]) -> str:
@@ -58,7 +52,7 @@ def _find_vehicles(frame: Mapping[str, str], results: Json) -> str:
     if not cars:
         return "I am sorry, I found nothing that fits."
     listed = [f"{car['stock']}, a {car['year']} {car['make']} {car['model']} for ${car['price']}" for car in cars]
-    return _one_of(results, "I found ", "We have ") + "; ".join(listed) + "."
+    return f"I found {'; '.join(listed)}."
 
 
 def _vehicle_details(frame: Mapping[str, str], results: Json) -> str:

@@ -82,7 +82,7 @@ def book_test_drive(world: AutomotiveWorld, *, stock: str, day: str, time: str, 
         raise ValueError(f"{stock} is not free on {day} at {time}; call check_slot first")
     if not verify_licence.function(world, name=name, licence=licence)["verified"]:
         raise ValueError(f"licence {licence} is not verified for {name}; call verify_licence first")
-    reference = world.next_reference()
+    reference = world.next_reference(stock, day, time, name)
     row = {"reference": reference, "stock": stock, "day": day, "time": time, "name": name, "licence": licence}
     world.connection.execute(insert(BOOKINGS).values(**row, status="booked", origin="session"))
     return {"reference": reference}

@@ -9,7 +9,7 @@ import hashlib
 import sqlite3
 from functools import lru_cache
 
-from sqlalchemy import Connection, Engine, create_engine, func, insert, select
+from sqlalchemy import Connection, Engine, create_engine, insert, select
 from sqlalchemy.pool import NullPool, StaticPool
 
 from agentmill.domains.automotive import schema
@@ -76,13 +76,12 @@ class AutomotiveWorld:
         """Log one tool call inside the running transaction."""
         self.connection.execute(insert(schema.ACTIVITY).values(tool=tool, arguments=arguments))
 
-    def next_reference(self) -> str:
-        """A booking reference that no booking has; the same calls on the same world give the same reference."""
-        count = self.connection.scalar(select(func.count()).select_from(schema.BOOKINGS)) or 0
+    def next_reference(self, *parts: str) -> str:
+        """A reference that no booking has, drawn from what is booked: the same booking gets the same reference."""
         taken = set(self.connection.scalars(select(schema.BOOKINGS.c.reference)))
         attempt = 0
         while True:
-            digest = hashlib.sha256(f"{self.world_seed} {count} {attempt}".encode()).digest()
+            digest = hashlib.sha256(f"{self.world_seed} {parts} {attempt}".encode()).digest()
             reference = f"T{10_000 + int.from_bytes(digest[:4]) % 90_000}"
             if reference not in taken:
                 return reference

@@ -1,0 +1,171 @@
+"""The report and its charts: self-contained, escaped, and every number from a record."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agentmill.records import CALL_SCHEMA, CONVERSATION_SCHEMA, TURN_SCHEMA
+from agentmill.runs import Run, wilson
+from cluster.charts import Rate, Series, curve, rates, smooth, ticks
+from cluster.config import ReportSettings, RunConfig
+from cluster.evidence import conversations, loss_log, samples
+from cluster.report import render
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def call(agent: str, index: int, output: str) -> dict[str, Any]:
+    messages = [{"role": "system", "content": agent}, {"role": "user", "content": f"customer: {HOSTILE}"}]
+    return {
+        "call_id": f"s1-0-{index}", "sid": "s1", "turn": 0, "index": index, "agent": agent,
+        "messages_json": json.dumps(messages), "output": output, "status": "ok", "error": "", "model": "student",
+        "prompt_tokens": 41, "completion_tokens": 13, "latency_s": 0.0123,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run with everything that a report shows."""
+    run = Run.create(tmp_path / "demo", RunConfig(name="demo").resolved(), "agentmill run configs/local.yaml")
+    for name, value in {"simulate.conversations": 1234, "simulate.calls": 56789, "corpora.sft.train": 4321}.items():
+        run.record(name, value)
+    run.record("evaluate.sft.success", 0.9, n=50, interval=wilson(45, 50))
+    run.record("evaluate.teacher.success", 0.96, n=50, interval=wilson(48, 50))
+    run.record("evaluate.sft.planner.equivalent", 0.875, n=160, interval=wilson(140, 160))
+    run.record("run.stage.simulate.seconds", 75.0, unit="s")
+    run.complete("simulate", "x", 75.0)
+    rows = [
+        {
+            "prompt": [{"role": "system", "content": "Planner."}, {"role": "user", "content": "intent: opening_hours"}],
+            "completion": [{"role": "assistant", "content": f"hours = opening_hours(day='{agent}')"}],
+            "agent": agent, "call_id": str(n), "sid": "s", "source": "judge",
+        }
+        for n, agent in enumerate(["planner"] * 5 + ["explainer"])
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), run.path("corpora", "sft", "train.parquet"))
+    run.path("logs", "sft.jsonl").write_text(
+        "".join(json.dumps({"step": s, "loss": 3 / s, "tokens_per_s": 900.0}) + "\n" for s in range(1, 60))
+        + '{"step": 6'
+    )
+    folder = run.path("evaluate", "sft", "x").parent
+    conversation = {
+        "sid": "s1", "scenario_json": json.dumps({"goals": [{"intent": "opening_hours", "slots": {"day": "friday"}}]}),
+        "status": "exit", "error": "", "success": True, "reasons_json": "[]", "turns": 1, "calls": 2,
+        "world_json": "{}", "seconds": 1.0,
+    }  # fmt: skip
+    turn = {
+        "sid": "s1", "turn": 0, "utterance": HOSTILE, "reply": "We open at 9:00.", "status": "answered",
+        "intent": "opening_hours", "plan": 'hours = opening_hours(day="friday")', "complexity": 1.0, "replans": 0,
+        "violations_json": "[]", "results_json": '{"hours":{"open":"09:00"}}', "latency_s": 0.1,
+    }  # fmt: skip
+    calls = [call("planner", 0, 'hours = opening_hours(day="friday")'), call("explainer", 1, "We open at 9:00.")]
+    for name, schema, data in (
+        ("conversations", CONVERSATION_SCHEMA, [conversation]),
+        ("turns", TURN_SCHEMA, [turn]),
+        ("calls", CALL_SCHEMA, calls),
+    ):
+        (folder / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(data, schema=schema), folder / name / "part-0.parquet")
+    return run
+
+
+class Links(HTMLParser):
+    """Collects every reference to something outside the page, and checks that tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [v for k, v in attrs if k in {"src", "href"} and v and not v.startswith(("#", "data:"))]
+        if tag not in {"meta", "link", "br", "line", "circle", "polyline"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in {"line", "circle", "polyline"}:
+            assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else(run: Run) -> None:
+    page = render(run, ReportSettings())
+    reader = Links()
+    reader.feed(page)
+    assert reader.outside == []
+    assert reader.open == []
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_text_of_models_and_customers_is_escaped(run: Run) -> None:
+    page = render(run, ReportSettings())
+    assert HOSTILE not in page
+    assert page.count("&lt;script&gt;") >= 2
+
+
+def test_it_shows_what_was_recorded(run: Run) -> None:
+    page = render(run, ReportSettings())
+    for text in ("1,234", "56,789", "4,321", "90.0 %", "78.6 to 95.7 %", "96.0 %", "87.5 %", "1 min 15 s", "n = 50"):
+        assert text in page, text
+    for text in ("41 + 13 tokens", "hours = opening_hours", "wants opening_hours: day friday", "&#34;open&#34;"):
+        assert text in page, text
+
+
+def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
+    fresh = Run.create(tmp_path / "fresh", RunConfig().resolved(), "x")
+    page = render(fresh, ReportSettings())
+    assert "nothing was recorded" in page
+    assert "none were recorded" in page
+
+
+def test_samples_take_the_agents_in_turn(run: Run) -> None:
+    assert [sample.agent for sample in samples(run, 4)] == ["explainer", "planner", "planner", "planner"]
+    assert samples(run, 0) == []
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(run: Run) -> None:
+    log = loss_log(run)
+    assert [entry["step"] for entry in log] == list(range(1, 60))
+
+
+def test_a_step_that_was_done_twice_counts_once(run: Run) -> None:
+    run.path("logs", "sft.jsonl").write_text(
+        '{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n{"step": 2, "loss": 0.5}\n'
+    )
+    assert [entry["loss"] for entry in loss_log(run)] == [2, 0.5]
+
+
+def test_a_conversation_has_its_calls_in_order(run: Run) -> None:
+    (talk,) = conversations(run, 3)
+    assert [c.agent for c in talk.turns[0].calls] == ["planner", "explainer"]
+    assert conversations(run, 0) == []
+
+
+def test_charts_are_well_formed_and_escape_labels() -> None:
+    line = curve([Series("a <b>", [(0, 1.0), (1, 0.5), (2, float("nan"))])], x_label="step", y_label="loss")
+    dots = rates([Rate("<i>", 0.9, 0.8, 0.95)])
+    for chart in (line, dots):
+        ElementTree.fromstring(str(chart))
+    assert "nan" not in line
+    assert "&lt;i&gt;" in dots
+    places = [float(x) for x in re.findall(r'points="([^"]*)"', str(line))[0].replace(",", " ").split()]
+    assert all(0 <= place <= 720 for place in places)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.32), (1, 1), (3, 950), (-2, 5)])
+def test_ticks_cover_the_span_with_round_numbers(low: float, high: float) -> None:
+    marks = ticks(low, high)
+    assert marks[0] <= low + 1e-9
+    assert marks[-1] >= high - 1e-9
+    assert 2 <= len(marks) <= 12
+
+
+def test_smoothing_is_a_running_mean() -> None:
+    assert smooth([(0, 1.0), (1, 3.0), (2, 5.0)], 2) == [(0, 1.0), (1, 2.0), (2, 4.0)]

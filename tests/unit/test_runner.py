@@ -1,0 +1,170 @@
+"""The stage runner: what is skipped, what is done again, what goes on, and who may work on a run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agentmill import lineage
+from agentmill.errors import UserError
+from agentmill.lineage import MemoryShortage
+from agentmill.runs import Run, RunError
+from cluster import runner, stages
+from cluster.config import RunConfig
+from cluster.runner import decide, execute, lock, read_attempt, select
+from cluster.stages import STAGES, Stage, code_digest, differences, stage_named
+
+Work = Callable[[Run, RunConfig], None]
+
+
+class Line:
+    """Three small stages in a row, a -> b -> c, that count how often they are done."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.done: list[str] = []
+        self.broken: set[str] = set()
+
+    def stage(self, name: str, needs: tuple[str, ...]) -> Stage:
+        def work(run: Run, config: RunConfig) -> None:
+            self.done.append(name)
+            run.path(name, "part").write_text("".join(self.done))
+            run.record(f"{name}.value", config.seed)
+            if name in self.broken:
+                raise UserError("stopped")
+
+        settings = {"a": lambda c: {"seed": c.seed}, "c": lambda c: {"name": c.name}}.get(name, lambda c: {})
+        return Stage(name, name, work, settings, needs, ("agentmill.errors",), (name,), (name,), 0.01, ray=False)
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    made = Line(Run.create(tmp_path / "one", {}, "test"))
+    table = (made.stage("a", ()), made.stage("b", ("a",)), made.stage("c", ("b",)))
+    monkeypatch.setattr(runner, "STAGES", table)
+    monkeypatch.setattr(stages, "STAGES", table)
+    yield made
+
+
+def test_a_second_time_everything_is_skipped(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(line.run, RunConfig()) == ["a", "b", "c"]
+    assert execute(line.run, RunConfig()) == []
+    assert line.done == ["a", "b", "c"]
+    assert capsys.readouterr().err.count("done already") == 3
+
+
+def test_a_changed_setting_does_its_stage_and_later_ones_again(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(line.run, RunConfig())
+    assert execute(line.run, RunConfig(name="other")) == ["c"]
+    assert "done again: name local -> other" in capsys.readouterr().err
+    assert execute(line.run, RunConfig(name="other", seed=5)) == ["a", "b", "c"]
+    told = capsys.readouterr().err
+    assert "done again: seed 0 -> 5" in told
+    assert "done again: a was done again" in told
+
+
+def test_changed_code_does_its_stage_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(line.run, RunConfig())
+    monkeypatch.setattr(stages, "code_digest", lambda sources: "other")
+    decision = decide(line.run, RunConfig(), stage_named("b"))
+    assert (decision.verdict, decision.reason) == ("again", "its code changed")
+
+
+def test_from_does_a_stage_again_and_until_stops(line: Line) -> None:
+    execute(line.run, RunConfig())
+    assert execute(line.run, RunConfig(), first="b", last="b") == ["b"]
+    assert [s.name for s in select(line.run, "b", None)] == ["b", "c"]
+    assert execute(line.run, RunConfig()) == ["c"]
+
+
+def test_a_stopped_stage_goes_on_with_its_own_work(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    line.broken.add("b")
+    with pytest.raises(UserError, match="stopped"):
+        execute(line.run, RunConfig())
+    attempt = read_attempt(line.run, "b")
+    assert attempt is not None
+    assert attempt.attempts == 1
+    (line.run.path("b", "kept")).write_text("x")
+    line.broken.clear()
+    assert execute(line.run, RunConfig()) == ["b", "c"]
+    assert "going on where it was stopped (attempt 2)" in capsys.readouterr().err
+    assert (line.run.root / "b" / "kept").exists()
+    assert read_attempt(line.run, "b") is None
+
+
+def test_what_other_inputs_left_behind_is_removed(line: Line) -> None:
+    line.broken.add("a")
+    with pytest.raises(UserError, match="stopped"):
+        execute(line.run, RunConfig())
+    line.run.path("a", "kept").write_text("x")
+    line.run.record("a.old", 1)
+    line.broken.clear()
+    execute(line.run, RunConfig(seed=2))
+    assert not (line.run.root / "a" / "kept").exists()
+    assert "a.old" not in line.run.figures()
+
+
+def test_seconds_of_stopped_attempts_are_counted(line: Line) -> None:
+    line.broken.add("b")
+    with pytest.raises(UserError, match="stopped"):
+        execute(line.run, RunConfig())
+    file = line.run.root / "stages" / "b.running.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 100.0}))
+    line.broken.clear()
+    execute(line.run, RunConfig())
+    mark = line.run.completed("b")
+    assert mark is not None
+    assert mark.seconds > 100
+    figures = line.run.figures()
+    assert figures["run.stage.b.seconds"].value > 100  # type: ignore[operator]
+    assert figures["run.seconds"].value > 100  # type: ignore[operator]
+
+
+def test_only_one_process_works_on_a_run(line: Line) -> None:
+    code = (
+        "import sys; from agentmill.runs import Run; from cluster.runner import lock\n"
+        "with lock(Run.open(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(line.run.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline().strip() == "held"
+    with pytest.raises(RunError, match=rf"in use by process {other.pid} .*give this run another --name"):
+        execute(line.run, RunConfig())
+    other.kill()
+    other.wait()
+    with lock(line.run):
+        pass
+
+
+def test_too_little_memory_is_told_before_the_stage_starts(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lineage, "memory_gib", lambda: 0.001)
+    with pytest.raises(MemoryShortage, match="the stage a needs about"):
+        execute(line.run, RunConfig())
+    assert line.done == []
+
+
+def test_the_graph_is_in_order_and_owns_its_paths() -> None:
+    seen: list[str] = []
+    for stage in STAGES:
+        assert set(stage.needs) <= set(seen)
+        seen.append(stage.name)
+    owned = [path for stage in STAGES for path in stage.owns]
+    assert len(owned) == len(set(owned))
+    prefixes = [prefix for stage in STAGES for prefix in stage.figures]
+    assert len(prefixes) == len(set(prefixes))
+    assert seen == ["simulate", "refine", "corpora", "base", "sft", "evaluate", "report"]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_stage_knows_its_code(stage: Stage) -> None:
+    assert len(code_digest(stage.sources)) == 32
+    assert json.dumps(stage.settings(RunConfig()))
+
+
+def test_differences_name_the_key_and_both_values() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == ["a.c 2 -> 3", "d None -> 4"]
