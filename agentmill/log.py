@@ -74,7 +74,9 @@ class _Bar(Progress):
 
     def _show(self, info: dict[str, object]) -> None:
         told = "  ".join(f"{key} {_text(value)}" for key, value in info.items())
-        self._bars.update(self._task, completed=self.done, **({"info": told} if told else {}))
+        if told:
+            self._bars.update(self._task, info=told)
+        self._bars.update(self._task, completed=self.done)
 
 
 @contextmanager

@@ -1,39 +1,67 @@
 """The stage `evaluate`: serve the student as users would get it, and let held-out customers talk to it over HTTP.
 
-Only here the sides meet: rayserve starts the system on a free port with its sessions open, simulation plays and
-judges. Invariant: whatever happens, the served system is stopped before the stage ends.
+The teacher plays the same scenarios first, in this process. Only here the sides meet: rayserve starts the system on a
+free port with its sessions open, simulation plays and judges. Invariants: the served system is stopped before the
+stage ends, whatever happens; a half that is finished is not played again after a kill.
 """
 
-from agentmill.log import say
-from agentmill.runs import Run
+from agentmill.runs import Run, atomic_write_text, now
 from cluster.config import RunConfig
 
-STAGE = "sft"
+STUDENT, TEACHER = "sft", "teacher"
 
 
 def run(run: Run, config: RunConfig) -> None:
-    """Serve models/sft and play the held-out scenarios against it.
+    """Evaluate the teacher and the served student on held-out scenarios.
 
     Raises:
-        UserError: when the student cannot be served, or too many conversations failed for reasons of the machine.
+        UserError: when the student cannot be served, or its gateway does not answer.
     """
+    if not _finished(run, TEACHER):
+        _teacher(run, config)
+        _finish(run, TEACHER)
+    if not _finished(run, STUDENT):
+        _student(run, config)
+        _finish(run, STUDENT)
+
+
+def _teacher(run: Run, config: RunConfig) -> None:
+    from simulation import evaluate
+
+    evaluate.run_teacher(
+        run,
+        config.evaluate,
+        domain=config.domain,
+        system=config.system,
+        seed=config.seed,
+        teacher=config.simulate.teacher,
+    )
+
+
+def _student(run: Run, config: RunConfig) -> None:
     from rayserve import serve
     from simulation import evaluate
 
     settings = config.serve.model_copy(update={"port": 0, "sessions_api": True})
-    served = serve.start(settings, run.root / "models" / STAGE, domain=config.domain, system=config.system)
-    run.record(f"evaluate.{STAGE}.start_seconds", round(served.seconds, 2), unit="s")
+    served = serve.start(settings, run.root / "models" / STUDENT, domain=config.domain, system=config.system)
     try:
         evaluate.run(
             run,
             config.evaluate,
             domain=config.domain,
             system=config.system,
-            stage=STAGE,
-            base_url=served.base_url,
-            model=settings.gateway.model_name,
             seed=config.seed,
+            base_url=served.base_url,
+            stage=STUDENT,
         )
+        run.record(f"evaluate.{STUDENT}.start_seconds", round(served.seconds, 2), unit="s")
     finally:
         served.stop()
-        say("evaluate", "the served system is stopped")
+
+
+def _finished(run: Run, stage: str) -> bool:
+    return run.path("evaluate", f"{stage}.done").is_file()
+
+
+def _finish(run: Run, stage: str) -> None:
+    atomic_write_text(run.path("evaluate", f"{stage}.done"), now() + "\n")

@@ -11,7 +11,6 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
@@ -106,17 +105,16 @@ def served_model(
         return ServeModel(engine, settings, agents)
     if model.kind == "expert":
         if domain.expert is None:
-            raise ConfigError(f"serve.model.kind=expert: domain {domain.name} ships no expert; choose engine or endpoint")
+            raise ConfigError(f"serve.model.kind=expert: domain {domain.name} ships none; choose engine or endpoint")
         return domain.expert(model.mistake_rate)
     from agentmill.models.openai_client import OpenAIModel
 
     key = os.environ.get(model.api_key_env, "") if model.api_key_env else ""
     if model.api_key_env and not key:
-        raise ConfigError(f"serve.model.api_key_env={model.api_key_env}: this variable is not set; export it and start again")
+        raise ConfigError(f"serve.model.api_key_env={model.api_key_env}: the variable is not set; export it")
     return OpenAIModel(base_url=model.url, model=model.name, api_key=key, timeout_s=model.timeout_s)
 
 
-@serve.deployment
 class AgentServer:
     """One of the four agents that ask a model."""
 
@@ -163,7 +161,6 @@ class AgentServer:
             await self._model.ping()
 
 
-@serve.deployment
 class ExecutorServer:
     """The Executor with its sandbox and all worlds: exactly one replica, because the worlds are in its memory."""
 

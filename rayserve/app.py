@@ -19,16 +19,17 @@ from ray.serve.handle import DeploymentHandle
 
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
-from agentmill.config import Strict, validate
+from agentmill.config import ConfigError, Strict, validate
 from agentmill.domains.base import load_domain
 from agentmill.models.chat import ChatReply, ChatRequest, ModelError
 from rayserve.agents import AgentServer, ExecutorServer
 from rayserve.gateway import http_app
 from rayserve.remote import RemoteEvaluator, RemoteExecutor, RemoteExplainer, RemotePlanner, RemoteUnderstander
-from rayserve.settings import ServeSettings
+from rayserve.settings import AgentSettings, GatewaySettings, ServeSettings
 from rayserve.turns import Conversations
 
 PING_TIMEOUT_S = 5.0
+GRACE_S = 5.0  # for the turns in progress when a deployment is stopped
 SANDBOX_PROCESSES = 2
 HEADROOM = 64  # requests that Serve lets through beyond the gateway's own limit, so that the gateway refuses them
 
@@ -49,7 +50,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     Raises:
         ConfigError: when a key or a value is wrong.
     """
-    data = {key: _decoded(value) for key, value in args.items()}
+    data = {key: _decoded(key, value) for key, value in args.items()}
     return build_app(validate(AppArguments, data, "rayserve.app:build"))
 
 
@@ -62,25 +63,14 @@ def build_app(args: AppArguments) -> serve.Application:
 
         engine = engines.build(settings.engine, args.model_dir, on_gpu=args.on_gpu)
     agents = {name: _agent(name, args, engine) for name in ("understander", "planner", "evaluator", "explainer")}
-    executor = ExecutorServer.options(
-        name="Executor",
-        num_replicas=1,
-        ray_actor_options={"num_cpus": settings.agents.num_cpus},
-        max_ongoing_requests=settings.agents.max_ongoing_requests,
-        max_queued_requests=settings.agents.max_queued_requests,
-        graceful_shutdown_timeout_s=5,
-    ).bind(args.domain, SANDBOX_PROCESSES)
-    return GatewayServer.options(
-        name="Gateway",
-        num_replicas=1,
-        ray_actor_options={"num_cpus": settings.gateway.num_cpus},
-        max_ongoing_requests=settings.gateway.max_ongoing_requests + HEADROOM,
-        max_queued_requests=settings.gateway.max_queued_requests,
-        graceful_shutdown_timeout_s=5,
-    ).bind(settings, args.system, args.domain, executor=executor, **agents)
+    executor = serve.deployment(ExecutorServer, name="Executor", num_replicas=1, **_options(settings.agents)).bind(
+        args.domain, SANDBOX_PROCESSES
+    )
+    gateway = serve.deployment(GatewayServer, name="Gateway", num_replicas=1, **_options(settings.gateway))
+    gateway = gateway.options(max_ongoing_requests=settings.gateway.max_ongoing_requests + HEADROOM)
+    return gateway.bind(settings, args.system, args.domain, executor=executor, **agents)
 
 
-@serve.deployment
 @serve.ingress()
 class GatewayServer:
     """The HTTP gateway: exactly one replica, because conversations are in its memory."""
@@ -142,17 +132,27 @@ async def _state(part: Any) -> str:
 
 def _agent(name: str, args: AppArguments, engine: serve.Application | None) -> serve.Application:
     settings = args.serve
-    return AgentServer.options(
-        name=name.capitalize(),
-        num_replicas=settings.agents.replicas,
-        ray_actor_options={"num_cpus": settings.agents.num_cpus},
-        max_ongoing_requests=settings.agents.max_ongoing_requests,
-        max_queued_requests=settings.agents.max_queued_requests,
-        graceful_shutdown_timeout_s=5,
-    ).bind(name, args.domain, args.system, settings.model, settings.engine, settings.agents, engine)
+    options = _options(settings.agents)
+    server = serve.deployment(AgentServer, name=name.capitalize(), num_replicas=settings.agents.replicas, **options)
+    return server.bind(name, args.domain, args.system, settings.model, settings.engine, settings.agents, engine)
 
 
-def _decoded(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith("{"):
-        return json.loads(value)
-    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+def _options(settings: AgentSettings | GatewaySettings) -> dict[str, Any]:
+    """Serve's options that a deployment's own settings give."""
+    return {
+        "ray_actor_options": {"num_cpus": settings.num_cpus},
+        "max_ongoing_requests": settings.max_ongoing_requests,
+        "max_queued_requests": settings.max_queued_requests,
+        "graceful_shutdown_timeout_s": GRACE_S,
+    }
+
+
+def _decoded(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"{key}={value[:80]!r} is not JSON ({error}); write for example {key}={{}}") from error
+    return {"true": True, "false": False}.get(value, value)

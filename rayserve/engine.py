@@ -26,8 +26,9 @@ MODEL_ID = "student"
 class LocalModel(CallbackBase):
     """Tells ray.serve.llm that there is nothing to download: the model is a folder, and looking costs a process.
 
-    The task that looks for remote files imports all of vLLM first (a quarter of the start on two cores). Ray 2.60
-    documents the switch, `ctx.run_init_node`, and does not export this base class yet; use the public name when it does.
+    The task that looks for remote files imports all of vLLM first (a quarter of the start on two cores).
+    Ray 2.60 documents the switch, `ctx.run_init_node`, and does not export this base class; use a public name when
+    there is one.
     """
 
     async def on_before_node_init(self) -> None:

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from agentmill.models.chat import ModelError
 from rayserve.openai_api import (
     SESSION_ID_PATTERN,
     AgentBody,
@@ -139,11 +140,12 @@ async def _events(
     while piece is not None:
         yield chunks.delta(piece)
         piece = await pieces.get()
-    try:
-        answered = await asyncio.shield(task)
-    except ApiError as error:
-        yield sse(error.body())
+    await asyncio.wait({task})
+    failure = task.exception()
+    if failure is not None:
+        yield sse((failure if isinstance(failure, ApiError) else _fault(failure, asked.trace_id)).body())
         return
+    answered = task.result()
     options = asked.body.stream_options
     include_usage = options is not None and options.include_usage
     for event in chunks.closing(answered.usage, answered.extension, include_usage=include_usage):
@@ -197,14 +199,24 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
-        message = f"{request.method} {request.url.path[:120]}: {error.detail}; see GET /v1/models, POST /v1/chat/completions"
+        message = f"{request.method} {request.url.path[:120]}: {error.detail}; try POST /v1/chat/completions"
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         answer = ApiError(error.status_code, message, code=code)
         return JSONResponse(answer.body(), status_code=error.status_code, headers=error.headers)
 
+    @app.exception_handler(ModelError)
+    async def no_model(request: Request, error: ModelError) -> Response:
+        answer = ApiError(502 if error.retryable else 400, f"the model gave no answer: {error}", code="model_error")
+        return JSONResponse(answer.body(), status_code=answer.status)
+
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        trace_id = uuid.uuid4().hex
-        _log.error("trace=%s %s %s failed", trace_id, request.method, request.url.path, exc_info=error)
-        answer = ApiError(500, f"the server failed; its log has the cause under trace {trace_id}", code="internal_error")
-        return JSONResponse(answer.body(), status_code=500, headers={"X-Request-Id": trace_id})
+        answer = _fault(error, uuid.uuid4().hex)
+        return JSONResponse(answer.body(), status_code=answer.status, headers=answer.headers)
+
+
+def _fault(error: BaseException, trace_id: str) -> ApiError:
+    """A fault of ours: told in the log, and to the client only by its trace id."""
+    _log.error("trace=%s failed", trace_id, exc_info=error)
+    message = f"the server failed; its log has the cause under trace {trace_id}"
+    return ApiError(500, message, code="internal_error", headers={"X-Request-Id": trace_id})

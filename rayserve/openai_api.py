@@ -18,9 +18,26 @@ from rayserve.settings import SERVED_AGENTS, GatewaySettings
 
 SESSION_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 # Sampling belongs to the agents' settings: these are accepted, because clients send them, and named as ignored.
-IGNORED = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "presence_penalty", "frequency_penalty")
+IGNORED = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+)
 # These would change what a reply is: they are refused where they ask for something else than the default.
-UNSUPPORTED = ("tools", "functions", "tool_choice", "function_call", "response_format", "logprobs", "audio", "logit_bias")
+UNSUPPORTED = (
+    "tools",
+    "functions",
+    "tool_choice",
+    "function_call",
+    "response_format",
+    "logprobs",
+    "audio",
+    "logit_bias",
+)
 
 B = TypeVar("B", bound=BaseModel)
 

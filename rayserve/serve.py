@@ -5,9 +5,9 @@ is free, the model folder is whole, the hardware is there. Invariants: the gatew
 only; when `start` returns, the gateway has answered; when it raises, nothing of it is left running.
 """
 
-import asyncio
 import http.client
 import json
+import signal
 import socket
 import threading
 import time
@@ -15,14 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agentmill.agents.settings import TeamSettings
 from agentmill.config import UserError
 from agentmill.log import duration, say
-from rayserve.settings import LOOPBACK, ServeSettings
+from rayserve.settings import LOOPBACK, EngineSettings, ServeSettings
 
 APP_NAME = "agentmill"
 POLL_S = 0.2
+STOP_TIMEOUT_S = 30.0
 _MODEL_FILES = ("config.json", "tokenizer_config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -36,9 +38,7 @@ class Served:
 
     def stop(self) -> None:
         """Stop the gateway, the agents and the engine, and Serve itself."""
-        from ray import serve
-
-        serve.shutdown()
+        _stop_serve()
 
     def wait(self, poll_s: float = 2.0) -> None:
         """Stay until interrupted.
@@ -68,8 +68,13 @@ def start(
         raise UserError("serving needs Ray; initialise it first (cluster.session.ray_session does)")
     began = time.monotonic()
     port = free_port(settings.port)
+    if _controller() is not None:
+        raise UserError("Ray Serve is already running in this Ray session; stop what it serves first")
     folder = checked_model(model_dir) if settings.model.kind == "engine" else None
-    on_gpu = _on_gpu(settings) if folder is not None else False
+    on_gpu = False
+    if folder is not None:
+        settings = settings.model_copy(update={"engine": fitted(settings.engine, folder)})
+        on_gpu = _on_gpu(settings)
     _import_early(settings)
     base_url = f"http://{LOOPBACK}:{port}"
     say("serve", f"starting {_described(settings, folder, on_gpu)}")
@@ -137,6 +142,15 @@ def _check_weights(folder: Path, remedy: str) -> None:
             raise UserError(f"model folder {folder}: {file.name} is broken ({error}); {remedy}") from error
 
 
+def fitted(engine: EngineSettings, folder: Path) -> EngineSettings:
+    """The engine's settings with a context that the model has; vLLM refuses to start with a longer one."""
+    limit = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+    if not isinstance(limit, int) or engine.max_model_len <= limit:
+        return engine
+    say("serve", f"serve.engine.max_model_len={engine.max_model_len} lowered to {limit}, which is what the model has")
+    return engine.model_copy(update={"max_model_len": limit})
+
+
 def _on_gpu(settings: ServeSettings) -> bool:
     import ray
 
@@ -178,9 +192,7 @@ def _deploy(
     serve.start(
         http_options=HTTPOptions(host=LOOPBACK, port=port, request_timeout_s=timeout_s), proxy_location="HeadOnly"
     )
-    arguments = AppArguments(
-        serve=settings, system=system, domain=domain, model_dir=str(folder or ""), on_gpu=on_gpu
-    )
+    arguments = AppArguments(serve=settings, system=system, domain=domain, model_dir=str(folder or ""), on_gpu=on_gpu)
     target = serve.RunTarget(
         target=build_app(arguments),
         name=APP_NAME,
@@ -236,16 +248,46 @@ def _stopped_on_error() -> Iterator[None]:
         done = True
     finally:
         if not done:
-            from ray import serve
+            _stop_serve()
 
-            serve.shutdown()
+
+def _stop_serve() -> None:
+    """Stop all of Serve.
+
+    `serve.shutdown()` alone waits inside a call to the controller, which ends by killing the controller: Ray then
+    prints a red line about the failed call (Ray 2.60). So the controller is told first and waited for.
+    """
+    import ray
+    from ray import serve
+
+    controller = _controller()
+    if controller is None:
+        return
+    ray.get(controller.graceful_shutdown.remote(wait=False))
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while _controller() is not None and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    serve.shutdown()
+
+
+def _controller() -> Any:
+    """Serve's controller, None where Serve does not run."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return None
 
 
 def interrupted(served: Served) -> None:
-    """Run in the foreground until Ctrl-C, then stop cleanly."""
+    """Run in the foreground until Ctrl-C or SIGTERM, then stop cleanly."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         served.wait()
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         say("serve", "stopping")
     finally:
+        signal.signal(signal.SIGTERM, before)
         served.stop()

@@ -96,9 +96,9 @@ class SessionStore:
         return conversation
 
     def overdue(self) -> list[Conversation]:
-        """Remove and return what has been idle for too long, and the idlest ones above the allowed number."""
+        """Remove and return what has been idle too long, and the idlest where there is no room for one more."""
         idle = sorted((c for c in self._by_id.values() if not c.busy), key=lambda c: c.used)
-        surplus = len(self._by_id) - self._settings.max_count
+        surplus = len(self._by_id) + 1 - self._settings.max_count
         gone = [c for rank, c in enumerate(idle) if rank < surplus or self._expired(c)]
         for conversation in gone:
             self.remove(conversation.session.id)

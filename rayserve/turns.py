@@ -64,6 +64,7 @@ class Conversations:
         self._team, self._executor = team, executor
         self._store = SessionStore(settings.sessions)
         self._running: set[asyncio.Task[Answered]] = set()
+        self._naming = asyncio.Lock()
 
     def __len__(self) -> int:
         return len(self._store)
@@ -78,6 +79,7 @@ class Conversations:
             message = f"{len(self._running)} turns are running, which is the limit; try again in a second"
             raise ApiError(429, message, code="too_many_requests", headers=RETRY_LATER)
         conversation = await self._conversation(asked)
+        conversation.waiting += 1  # from here on it is busy and cannot be closed
         task = asyncio.create_task(self._turn(asked, conversation, stream))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -116,8 +118,9 @@ class Conversations:
         """The conversation that the client names, or that its messages so far lead to, or a new one."""
         before = asked.body.dialogue[:-1]
         if asked.session_id is not None:
-            named = self._store.find(asked.session_id)
-            return named or await self.open(0, seeded_session(asked.session_id, before))
+            async with self._naming:  # two requests may name the same new conversation at once
+                named = self._store.find(asked.session_id)
+                return named or await self.open(0, seeded_session(asked.session_id, before))
         if before:
             found = self._store.claim(dialogue_digest(before, asked.owner))
             if found is not None:
@@ -131,7 +134,6 @@ class Conversations:
         seed = asked.body.seed
         if seed is None:
             seed = zlib.crc32(f"{session.id}/{session.turn}".encode())
-        conversation.waiting += 1
         try:
             async with conversation.lock, asyncio.timeout(self.settings.gateway.turn_timeout_s):
                 outcome = await self._team.turn(session, utterance, seed, stream)

@@ -83,7 +83,7 @@ def _adapted(job: Job) -> Any:
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type] - PEFT takes any number
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(job.targets),
     )

@@ -36,10 +36,10 @@ def score_completions(model: PreTrainedModel) -> None:
     def forward(input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> CausalLMOutput:
         return CausalLMOutput(loss=completion_losses(model, input_ids, labels).sum())
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
 
 
-class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
+class CompletionTrainer(SFTTrainer):
     """Mean loss over the completion tokens of a whole step: all ranks, all accumulated batches, each token alike."""
 
     def compute_loss(

@@ -6,12 +6,19 @@ from typing import Any
 
 
 def dataset_card(
-    domain: str, counts: Mapping[str, int], left_out: Mapping[str, int], *, public: Path | None, gate: Mapping[str, Any]
+    domain: str,
+    counts: Mapping[str, int],
+    left_out: Mapping[str, int],
+    *,
+    public: Path | None,
+    gate: Mapping[str, Any],
 ) -> str:
     """The text of corpora/README.md."""
     rows = [f"| {name} | {counts[name]:,} |" for name in sorted(counts)]
     dropped = [f"| {reason} | {count:,} |" for reason, count in sorted(left_out.items())] or ["| nothing | 0 |"]
-    origin = f"Real dialogues come from `{public.name}`; its licence holds for them." if public else "No real dialogues."
+    origin = (
+        f"Real dialogues come from `{public.name}`; its licence holds for them." if public else "No real dialogues."
+    )
     return "\n".join(
         [
             f"# SFT corpus of the domain {domain}",

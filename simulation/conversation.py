@@ -3,6 +3,7 @@
 In go a function that answers one utterance (`Team.turn` in process, an HTTP request in an evaluation), the model that
 plays the customer, and the scenario. Out comes Played: the turns, every model call in order, and how it ended.
 Invariant: `play` never raises because of a model or a server; such an end has the status `error` and keeps its turns.
+A safe reply because a model gave no answer at all is such an end: it says nothing about what the model can do.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -97,6 +98,9 @@ async def play(
             return ended("error", f"turn {number}: {error}")
         turns.append(outcome.turn)
         calls.extend(PlayedCall(number, len(said) + index, call) for index, call in enumerate(outcome.calls))
+        if outcome.turn.status == "safe_reply" and outcome.calls and outcome.calls[-1].status == "error":
+            last = outcome.calls[-1]
+            return ended("error", f"turn {number}: the {last.agent}'s model did not answer: {last.error}")
     return ended("turn_limit")
 
 
@@ -117,9 +121,7 @@ def is_exit(utterance: str) -> bool:
     return bool(words) and words[-1].strip("\"'.!*[]()") == EXIT
 
 
-async def _speak(
-    user: ChatModel, messages: tuple[Message, ...], temperature: float, seed: int
-) -> list[AgentCall]:
+async def _speak(user: ChatModel, messages: tuple[Message, ...], temperature: float, seed: int) -> list[AgentCall]:
     """The user simulator's call, tried again when no usable answer came; the last one decides."""
     calls: list[AgentCall] = []
     for attempt in range(_USER_ATTEMPTS):

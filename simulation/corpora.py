@@ -24,7 +24,7 @@ from agentmill.domains.base import Domain, load_domain
 from agentmill.log import say
 from agentmill.models.chat import Message
 from agentmill.plans.parse import Plan
-from agentmill.runs import Run, atomic_dir, digest_json
+from agentmill.runs import Run, RunError, atomic_dir, digest_json
 from simulation.card import dataset_card
 from simulation.judge import TRAINABLE
 from simulation.public import Dialogue, PublicData, draw_exchanges, read_public, split_dialogues
@@ -144,6 +144,18 @@ def calibrate_gate(turns: pa.Table, quantile: float) -> dict[str, Any]:
     }
 
 
+def read_gate(run: Run) -> float:
+    """The complexity threshold that this run's corpora calibrated, for serving.
+
+    Raises:
+        RunError: when the stage corpora has not run.
+    """
+    file = run.root / "corpora" / "gate.json"
+    if not file.is_file():
+        raise RunError(f"{file}: there is no calibrated gate; run the stage corpora first")
+    return float(json.loads(file.read_text(encoding="utf-8"))["threshold"])
+
+
 def counts(corpus: Corpus) -> dict[str, int]:
     """Rows by what they are: train, heldout, public_heldout, source.<source>, agent.<agent>."""
     total: Counter[str] = Counter(
@@ -180,7 +192,7 @@ def _rule_verdict(messages: list[dict[str, str]], call: Row, domain: Domain) -> 
     if not styles:
         return None
     frame = messages[-1]["content"]
-    asked = [line for line in _state_lines(frame)] + [f"plan: {Plan.parse(call['output']).text}"]
+    asked = [*_state_lines(frame), f"plan: {Plan.parse(call['output']).text}"]
     prompt = [
         {"role": "system", "content": domain.prompts[styles[0]]["evaluator"]},
         {"role": "user", "content": "\n".join(asked)},

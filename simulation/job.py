@@ -11,6 +11,7 @@ two cores to skip 850 of 1,200 rows (Ray 2.60).
 """
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +30,12 @@ _POLL_S = 1.0
 _OTHER_CPUS = 2  # for reading and writing; each one more is another worker process to start
 
 
+class JobStopped(Exception):
+    """Raised in a worker when the job is to end early."""
+
+
 class JobFailed(UserError):
-    """More rows failed than the configuration allows. Finished rows stay; failed ones are done again by the next run."""
+    """More rows failed than the configuration allows. The next run does the failed ones again and keeps the others."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class Job:
         return self.work / "out"
 
     @property
+    def stop(self) -> Path:
+        return self.work / "stop"
+
+    @property
     def total(self) -> int:
         return int(pq.read_metadata(self.rows).num_rows)
 
@@ -67,13 +76,15 @@ class Job:
 def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, batches: bool = False) -> None:
     """Do what is left of the job and wait for it. Ray is initialised already.
 
-    `actor` is constructed with `arguments` in each worker; its async `__call__` takes a row, or a whole block as an
-    Arrow table where `batches` is set.
+    `actor` is constructed with `arguments` and `stop` in each worker; its async `__call__` takes a row, or a whole
+    block as an Arrow table where `batches` is set, and begins with `heed(stop)`. As soon as too many rows have failed
+    for the job to end well, the file `stop` appears and the job ends.
 
     Raises:
         JobFailed: when more than `job.max_error_share` of the rows failed.
     """
     job.out.mkdir(parents=True, exist_ok=True)
+    job.stop.unlink(missing_ok=True)
     _drop_pending(job)
     watch = _Watch(job)
     if watch.done < job.total:
@@ -83,6 +94,16 @@ def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, 
         with _quiet_ray_data(), progress(job.label, job.total, job.unit) as bar, _watching(watch, bar):
             _execute(job, attempt, actor, arguments, pool, batches)
     _check_errors(job, watch)
+
+
+def heed(stop: str) -> None:
+    """End a worker's call when the job was told to stop.
+
+    Raises:
+        JobStopped: when it was.
+    """
+    if os.path.exists(stop):
+        raise JobStopped(stop)
 
 
 def output_files(job: Job) -> list[Path]:
@@ -114,12 +135,11 @@ def _new_attempt(job: Job) -> Path:
     return attempt
 
 
-def _execute(
-    job: Job, attempt: Path, actor: type, arguments: Mapping[str, Any], pool: Pool, batches: bool
-) -> None:
+def _execute(job: Job, attempt: Path, actor: type, arguments: Mapping[str, Any], pool: Pool, batches: bool) -> None:
     import ray
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
     from ray.data.checkpoint import CheckpointConfig
+    from ray.exceptions import RayError
 
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -136,19 +156,26 @@ def _execute(
     with DataContext.current(context):
         blocks = math.ceil(pq.read_metadata(attempt / "rows.parquet").num_rows / pool.block_rows)
         rows = ray.data.read_parquet(str(attempt / "rows.parquet"), override_num_blocks=blocks)
-        options: dict[str, Any] = {"compute": compute, "num_cpus": 1, "fn_constructor_kwargs": dict(arguments)}
+        given = {**arguments, "stop": str(job.stop)}
+        options: dict[str, Any] = {"compute": compute, "num_cpus": 1, "fn_constructor_kwargs": given}
         if batches:
             done = rows.map_batches(actor, batch_size=None, batch_format="pyarrow", **options)
         else:
             done = rows.map(actor, **options)
-        done.write_parquet(str(job.out), concurrency=1)
+        try:
+            done.write_parquet(str(job.out), concurrency=1)
+        except RayError:
+            if not job.stop.exists():  # else the workers did as they were told, and the errors are counted next
+                raise
 
 
 def _check_errors(job: Job, watch: "_Watch") -> None:
     watch.look()
-    share = len(watch.errors) / max(1, watch.done)
-    if share <= job.max_error_share:
+    job.stop.unlink(missing_ok=True)
+    if len(watch.errors) <= job.max_error_share * job.total:
         return
+    share = len(watch.errors) / watch.done
+    _drop_pending(job)
     first = watch.errors[0]
     forgotten = _forget_failed(job)
     raise JobFailed(
@@ -192,6 +219,8 @@ class _Watch:
                 new += table.num_rows
                 self.errors.extend(self.job.errors(table))
         self.done += new
+        if len(self.errors) > self.job.max_error_share * self.job.total:
+            self.job.stop.touch()
         return new
 
 
@@ -228,7 +257,7 @@ def _quiet_ray_data() -> Iterator[None]:
 
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # what goes wrong is raised, and told once
     try:
         yield
     finally:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agentmill.agents.asking import derived_seed, unfenced
+from agentmill.agents.asking import derived_seed
 from agentmill.domains.base import Domain
 from agentmill.models.chat import AgentName, ChatModel, ChatReply, ChatRequest, Message, ModelError, Sampling
+from agentmill.plans.parse import unfenced
 from simulation.models import ModelSettings
 from simulation.tables import compact
 
@@ -49,7 +50,9 @@ class Judged:
 class Judge:
     """Asks the judge's model, a bounded number of times."""
 
-    def __init__(self, domain: Domain, model: ChatModel, settings: ModelSettings, *, attempts: int, max_tokens: int) -> None:
+    def __init__(
+        self, domain: Domain, model: ChatModel, settings: ModelSettings, *, attempts: int, max_tokens: int
+    ) -> None:
         self.model = model
         self.settings = settings
         self.attempts = attempts
@@ -79,8 +82,10 @@ class Judge:
 
 def judge_frame(agent: AgentName, prompt: str, output: str, truth: str = "") -> str:
     """The judge's user message. Texts stand as JSON strings, so that a plan keeps its lines and its indentation."""
-    fields = {"agent": agent, "prompt": compact(prompt), "truth": compact(truth) if truth else "", "output": compact(output)}
-    return "\n".join(f"{key}: {value}" for key, value in fields.items() if value)
+    lines = [f"agent: {agent}", f"prompt: {compact(prompt)}"]
+    if truth:
+        lines.append(f"truth: {compact(truth)}")
+    return "\n".join([*lines, f"output: {compact(output)}"])
 
 
 def canonical_output(agent: AgentName, text: str) -> str:

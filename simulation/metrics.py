@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from agentmill.agents.asking import unfenced
 from agentmill.agents.evaluator import Verdict
 from agentmill.plans.compare import equivalent
-from agentmill.plans.parse import Plan, PlanError
+from agentmill.plans.parse import Plan, PlanError, unfenced
 from agentmill.runs import wilson
 
 _RESAMPLES = 1000
@@ -104,7 +103,8 @@ def same_verdict(reference: str, output: str) -> bool:
 
 
 def _pairs(entities: object) -> set[tuple[str, str]]:
-    return {(str(k), json.dumps(v, sort_keys=True)) for k, v in entities.items()} if isinstance(entities, dict) else set()
+    pairs = entities.items() if isinstance(entities, dict) else ()
+    return {(str(name), json.dumps(value, sort_keys=True)) for name, value in pairs}
 
 
 def _object(text: str) -> dict[str, Any] | None:

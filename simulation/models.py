@@ -32,7 +32,7 @@ class ModelSettings(Strict):
     @model_validator(mode="after")
     def _belongs_together(self) -> "ModelSettings":
         if self.kind == "endpoint" and not (self.url and self.name):
-            raise ValueError("kind=endpoint needs url and name, for example url=http://localhost:8001/v1 name=llama-70b")
+            raise ValueError("kind=endpoint needs url and name, for example http://localhost:8001/v1 and llama-70b")
         if self.kind == "endpoint" and self.mistake_rate:
             raise ValueError("mistake_rate is for kind=expert only; an endpoint makes its own mistakes")
         if self.kind == "expert" and (self.url or self.name):
@@ -60,7 +60,7 @@ def build_model(settings: ModelSettings, domain: Domain) -> ChatModel:
     """
     if settings.kind == "expert":
         if domain.expert is None:
-            raise ConfigError(f"kind=expert: the domain {domain.name} ships no expert; use kind=endpoint with url and name")
+            raise ConfigError(f"kind=expert: the domain {domain.name} has no expert; use kind=endpoint, url and name")
         return domain.expert(settings.mistake_rate)
     from agentmill.models.openai_client import OpenAIModel
 

@@ -1,4 +1,4 @@
-"""Real dialogues to mix in: conversational JSONL, plain or gzipped, one `{"messages": [{"role", "content"}, ...]}` a line.
+"""Real dialogues to mix in: JSONL, plain or gzipped, one `{"messages": [{"role", "content"}, ...]}` a line.
 
 Out come dialogues and, of every line that cannot be used, its number and why. Invariants: a broken line costs only
 itself; empty lines are no dialogues and no errors; text that comes out can be written as UTF-8. The same dialogue
@@ -61,7 +61,8 @@ def read_public(path: Path) -> PublicData:
                 seen.add(digest)
                 data.dialogues.append(found)
     except OSError as error:
-        raise PublicDataError(f"data.public={path}: cannot be read: {error.strerror or error}; give a JSONL file") from error
+        why = error.strerror or str(error)
+        raise PublicDataError(f"data.public={path}: cannot be read: {why}; give a JSONL file") from error
     if not data.dialogues:
         first = f"; line {data.problems[0][0]}: {data.problems[0][1]}" if data.problems else ""
         raise PublicDataError(
@@ -98,7 +99,7 @@ def parse_dialogue(line: bytes) -> Dialogue | str:
 
 
 def exchanges(dialogue: Dialogue) -> Iterator[tuple[Dialogue, Message]]:
-    """(context, reply) for each assistant message that answers a user: the context is at most the last three messages."""
+    """(context, reply) for each assistant message that answers a user; the context is at most three messages."""
     for index in range(1, len(dialogue)):
         if dialogue[index].role == "assistant" and dialogue[index - 1].role == "user":
             yield dialogue[max(0, index - CONTEXT_MESSAGES) : index], dialogue[index]

@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from agentmill.domains.base import load_domain
 from agentmill.log import duration, say
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
-from simulation.job import Job, Pool, output_files, run_job
+from simulation.job import Job, Pool, heed, output_files, run_job
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.tables import REFINED_SCHEMA, compact, iter_parts, scenarios_by_sid, write_table
@@ -33,7 +34,9 @@ from simulation.verify import Verifier
 
 _COLUMNS = ["call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status"]
 _VERDICT_COLUMNS = ("verdict", "refined", "reason", "criteria_json", "violations_json")
-_INPUT = pa.schema([(n, pa.string()) for n in ("call_id", "agent", "messages_json", "output")] + [("world_seed", pa.int64())])
+_INPUT = pa.schema(
+    [*((n, pa.string()) for n in ("call_id", "agent", "messages_json", "output")), ("world_seed", pa.int64())]
+)
 
 
 class RefineSettings(Strict):
@@ -59,7 +62,8 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     work = run.path("refine", ".work")
     work.mkdir(parents=True, exist_ok=True)
     owners = _write_distinct(run, work / "rows.parquet")
-    job = Job("refine", "calls", work / "rows.parquet", work, "call_id", settings.max_error_share, _failures, ("error",))
+    rows = work / "rows.parquet"
+    job = Job("refine", "calls", rows, work, "call_id", settings.max_error_share, _failures, ("error",))
     pool = Pool(settings.actors, settings.block_rows, max(1, settings.in_flight // settings.block_rows))
     run_job(job, Refiner, {"domain": domain, "settings": settings, "seed": seed}, pool, batches=True)
     counts = _write_all(run, job, owners)
@@ -70,7 +74,8 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
 class Refiner:
     """The actor: a block of calls in, their verdicts out, all of a block in flight at once."""
 
-    def __init__(self, domain: str, settings: RefineSettings, seed: int) -> None:
+    def __init__(self, domain: str, settings: RefineSettings, seed: int, stop: str) -> None:
+        self.stop = stop
         self.domain = load_domain(domain)
         model = build_model(settings.judge, self.domain)
         self.judge = Judge(
@@ -82,6 +87,7 @@ class Refiner:
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """Judge and verify every row of the block; a judge's failure is a verdict, not an exception."""
+        heed(self.stop)
         verifier = await self._opened()
         rows = await asyncio.gather(*(self._refined(verifier, row) for row in block.to_pylist()))
         return pa.Table.from_pylist(rows, schema=_output_schema())
@@ -120,8 +126,8 @@ def _failures(table: pa.Table) -> list[str]:
     return [error for error in table["error"].to_pylist() if error]
 
 
-def _calls(run: Run) -> Any:
-    """The calls of the trained agents that have an output, in the order of the conversations."""
+def _calls(run: Run) -> Iterator[dict[str, Any]]:
+    """The calls of the trained agents, in the order of the conversations."""
     for part in iter_parts(run.path("simulate", "calls"), _COLUMNS):
         yield from (row for row in part.to_pylist() if row["agent"] in TRAINABLE)
 

@@ -18,6 +18,7 @@ from agentmill.models.chat import ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Call, Conversation, Turn
 from simulation.conversation import Played, play
+from simulation.job import heed
 from simulation.models import ModelSettings, build_model
 from simulation.tables import compact
 
@@ -86,7 +87,14 @@ class Rollout:
     """The actor: a scenario's row in, a finished conversation's row out, many at a time."""
 
     def __init__(
-        self, domain: str, system: TeamSettings, teacher: ModelSettings, user: ModelSettings, seed: int, timeout_s: float
+        self,
+        domain: str,
+        system: TeamSettings,
+        teacher: ModelSettings,
+        user: ModelSettings,
+        seed: int,
+        timeout_s: float,
+        stop: str,
     ) -> None:
         self.domain = load_domain(domain)
         self.system = system
@@ -95,20 +103,20 @@ class Rollout:
         self.user = build_model(user, self.domain)
         self.seed = seed
         self.timeout_s = timeout_s
+        self.stop = stop
         self._opening = asyncio.Lock()
         self._team: Team | None = None
 
     async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Play `row["scenario_json"]`; never raises because of a model."""
+        heed(self.stop)
         team = await self._opened()
         scenario = Scenario.model_validate_json(row["scenario_json"])
         sid = str(row["sid"])
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout_s):
-                done = await converse(
-                    team, self.user, scenario, sid=sid, seed=self.seed, speaker=self.user_settings
-                )
+                done = await converse(team, self.user, scenario, sid=sid, seed=self.seed, speaker=self.user_settings)
         except TimeoutError:
             error = f"not finished within conversation_timeout_s={self.timeout_s:g}"
             done = stopped(scenario, sid, error, time.perf_counter() - began)

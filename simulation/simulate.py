@@ -130,4 +130,5 @@ def _record(run: Run, seconds: float) -> None:
     for status in ("error", "turn_limit"):
         found = statuses.count(status)
         run.record(f"simulate.{status}", found / count, n=count, interval=wilson(found, count))
-    say("simulate", f"{count:,} conversations, {turns:,} turns, {calls:,} calls, success {won / count:.1%}, {duration(seconds)}")
+    shown = f"{count:,} conversations, {turns:,} turns, {calls:,} calls, success {won / count:.1%}"
+    say("simulate", f"{shown}, {duration(seconds)}")

@@ -17,9 +17,10 @@ from agentmill.records import CALL_SCHEMA, CONVERSATION_SCHEMA, SCHEMA_VERSION, 
 from agentmill.runs import RunError
 
 VERSION_KEY = b"agentmill.schema_version"
+_OF_CALL = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
 REFINED_SCHEMA = pa.schema(
     [
-        *[CALL_SCHEMA.field(n) for n in ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")],
+        *(CALL_SCHEMA.field(name) for name in _OF_CALL),
         ("verdict", pa.string()),
         ("refined", pa.string()),
         ("reason", pa.string()),
@@ -91,13 +92,13 @@ def read_folder(folder: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         RunError: when there are none, or they are of another schema version.
     """
-    return pa.concat_tables([_checked(path, columns) for path in _parts(folder)])
+    return pa.concat_tables(list(iter_parts(folder, columns)))
 
 
 def iter_parts(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The parts of a folder one by one, for what is too large to hold at once."""
     for path in _parts(folder):
-        yield _checked(path, columns)
+        yield read_table(path, columns)
 
 
 def scenarios_by_sid(folder: Path) -> dict[str, Scenario]:
@@ -107,14 +108,14 @@ def scenarios_by_sid(folder: Path) -> dict[str, Scenario]:
     return {sid: Scenario.model_validate_json(text) for sid, text in pairs}
 
 
-def _parts(folder: Path) -> list[Path]:
-    parts = sorted(folder.glob("part-*.parquet"))
-    if not parts:
-        raise RunError(f"{folder}: there are no part-*.parquet files; run the stage that makes them first")
-    return parts
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file that this project wrote.
 
-
-def _checked(path: Path, columns: list[str] | None) -> pa.Table:
+    Raises:
+        RunError: when it is missing or of another schema version.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: there is no such file; run the stage that makes it first")
     table = pq.read_table(path, columns=columns)
     version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != SCHEMA_VERSION:
@@ -122,3 +123,10 @@ def _checked(path: Path, columns: list[str] | None) -> pa.Table:
             f"{path}: schema version {version}, this agentmill reads {SCHEMA_VERSION}; run the stage again with it"
         )
     return table
+
+
+def _parts(folder: Path) -> list[Path]:
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not parts:
+        raise RunError(f"{folder}: there are no part-*.parquet files; run the stage that makes them first")
+    return parts

@@ -96,7 +96,8 @@ class Verifier:
 
 def state_of(fields: dict[str, str], domain: Domain) -> DialogueState:
     """The dialogue state that a frame shows; values have the types that their entities say."""
-    entities = {name: _typed(text, domain.entities[name].kind) for name, text in fields.items() if name in domain.entities}
+    known = domain.entities
+    entities = {name: _typed(text, known[name].kind) for name, text in fields.items() if name in known}
     return DialogueState(
         intent="" if fields.get("intent", "none") == "none" else fields["intent"],
         entities=entities,

@@ -1,4 +1,4 @@
-"""The base's training material as batches: random tokens said twice, then practice.
+"""The base's training material as batches: random spans said again and again, then practice.
 
 Every batch has one length out of LENGTHS, so that a compiled model sees four shapes and little padding.
 """
@@ -49,16 +49,20 @@ def practice(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
 
 
 def copying(vocab_size: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of random tokens said twice, loss on the second time: what makes a tiny model learn to copy."""
+    """Endless batches of random spans said again and again, loss from the second time on.
+
+    This is what makes a tiny model learn to copy; short spans come back often and some tokens are common (Zipf),
+    which is where it starts.
+    """
     generator = torch.Generator().manual_seed(seed)
     length = LENGTHS[0]
+    tokens = torch.randperm(vocab_size - len(SPECIAL_TOKENS), generator=generator) + len(SPECIAL_TOKENS)
+    likelihood = 1.0 / (torch.arange(len(tokens)) + 20.0)
     while True:
-        span = int(torch.randint(16, length // 2 + 1, (1,), generator=generator))
-        once = torch.randint(len(SPECIAL_TOKENS), vocab_size, (TOKENS // length, span), generator=generator)
-        ids = torch.zeros(TOKENS // length, length, dtype=torch.long)
-        ids[:, : 2 * span] = torch.cat([once, once], dim=1)
-        weights = torch.zeros(ids.shape)
-        weights[:, span : 2 * span] = 1.0
+        span = int(torch.randint(6, length // 2 + 1, (1,), generator=generator))
+        rows = TOKENS // length
+        once = tokens[torch.multinomial(likelihood, rows * span, replacement=True, generator=generator)].view(rows, span)
+        ids = once.repeat(1, length // span + 1)[:, :length].contiguous()
+        weights = torch.ones(ids.shape)
+        weights[:, :span] = 0.0
         yield Batch(ids, weights)
-
-

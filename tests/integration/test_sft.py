@@ -126,7 +126,7 @@ def test_figures_and_log_agree(finished: Run) -> None:
 
 
 def test_training_lowers_the_heldout_loss_of_every_agent(finished: Run) -> None:
-    value = {name: figure.value for name, figure in finished.figures("train").items()}
+    value = {name: float(figure.value) for name, figure in finished.figures("train").items()}
     assert value["train.sft.heldout_loss"] < 0.9 * value["train.base.heldout_loss"]
     for agent in ("understander", "planner"):
         assert value[f"train.sft.{agent}.heldout_loss"] < value[f"train.base.{agent}.heldout_loss"]

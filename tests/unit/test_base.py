@@ -98,11 +98,11 @@ def test_the_chat_template_writes_what_the_base_was_trained_on(tokenizer):
     assert tokenizer.apply_chat_template(full, tokenize=False) == prompt + completion
 
 
-def test_copying_says_every_span_twice_and_counts_only_the_second():
+def test_copying_repeats_a_span_and_counts_all_but_the_first():
     for batch in islice(copying(900, seed=1), 5):
-        span = int(batch.weights[0].sum())
-        assert torch.equal(batch.ids[:, :span], batch.ids[:, span : 2 * span])
-        assert batch.weights[:, :span].sum() == 0 and batch.ids.shape[1] == LENGTHS[0]
+        span = int((batch.weights[0] == 0).sum())
+        assert torch.equal(batch.ids[:, :-span], batch.ids[:, span:]) and batch.weights[:, span:].all()
+        assert batch.ids.shape[1] == LENGTHS[0] and not torch.equal(batch.ids[0], batch.ids[1])
 
 
 def test_the_learning_rate_warms_up_and_ends_low():

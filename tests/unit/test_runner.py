@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,12 +41,12 @@ class Line:
 
 
 @pytest.fixture
-def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     made = Line(Run.create(tmp_path / "one", {}, "test"))
     table = (made.stage("a", ()), made.stage("b", ("a",)), made.stage("c", ("b",)))
     monkeypatch.setattr(runner, "STAGES", table)
     monkeypatch.setattr(stages, "STAGES", table)
-    yield made
+    return made
 
 
 def test_a_second_time_everything_is_skipped(line: Line, capsys: pytest.CaptureFixture[str]) -> None:

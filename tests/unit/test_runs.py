@@ -120,9 +120,14 @@ def test_a_failed_writer_keeps_the_old_folder(tmp_path: Path) -> None:
     target = tmp_path / "models"
     with atomic_dir(target) as part:
         (part / "old").write_text("1")
-    with pytest.raises(RuntimeError, match="broken"), atomic_dir(target) as part:
-        (part / "new").write_text("2")
-        raise RuntimeError("broken")
+
+    def write_and_fail() -> None:
+        with atomic_dir(target) as part:
+            (part / "new").write_text("2")
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        write_and_fail()
     assert [p.name for p in target.iterdir()] == ["old"]
 
 

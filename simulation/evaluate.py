@@ -1,0 +1,230 @@
+"""The stage `evaluate`: held-out scenarios played against a system, and single agents on held-out calls.
+
+    run          the served student, over HTTP, through the gateway that users talk to
+    run_teacher  the teacher's system in this process, on the same scenarios and the same calls
+
+Success is decided by the domain from the final world and the rules, never from text. A conversation that failed for
+technical reasons counts as not successful and is counted apart. Figures: `evaluate.<stage>.*`; conversations, turns
+and calls (with every prompt) as Parquet under evaluate/<stage>/. A finished conversation is kept at once, so that an
+evaluation that was killed goes on with the others.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from agentmill.agents.settings import TeamSettings
+from agentmill.agents.team import Team
+from agentmill.config import Strict
+from agentmill.domains.base import Assessment, Domain, Scenario, load_domain
+from agentmill.log import duration, progress, say
+from agentmill.models.chat import ChatModel
+from agentmill.plans.sandbox import Sandbox
+from agentmill.runs import Run, atomic_dir, wilson
+from simulation.agent_tests import AgentTest, Answer, ask_all, draw_tests, measure, result_table
+from simulation.conversation import TurnFailed, play
+from simulation.gateway_client import GatewayClient, ServedAgentModel
+from simulation.models import ModelSettings, build_model
+from simulation.rollout import Rolled, converse, read_rollout_row, rolled, rollout_row, stopped
+from simulation.scenarios import conversation_sid
+from simulation.tables import conversation_tables, read_table, scenarios_by_sid, write_table
+
+TEACHER = "teacher"
+Player = Callable[[Scenario, str], Awaitable[Rolled]]
+
+
+class EvaluateSettings(Strict):
+    """How many held-out scenarios and agent calls, who plays the customer, how many at a time."""
+
+    scenarios: int = Field(50, ge=1)
+    agent_calls: int = Field(200, ge=0)
+    user: ModelSettings = ModelSettings()
+    concurrency: int = Field(8, ge=1)
+    conversation_timeout_s: float = Field(300.0, gt=0.0)
+
+
+def run(
+    run: Run, settings: EvaluateSettings, *, domain: str, system: TeamSettings, seed: int, base_url: str,
+    stage: str = "sft",
+) -> None:  # fmt: skip
+    """Evaluate the system served at `base_url` as `stage`; records `evaluate.<stage>.*`.
+
+    Raises:
+        GatewayError: when no gateway with a sessions API answers there.
+    """
+    asyncio.run(_run_served(run, settings, load_domain(domain), system, seed, base_url, stage))
+
+
+def run_teacher(
+    run: Run, settings: EvaluateSettings, *, domain: str, system: TeamSettings, seed: int, teacher: ModelSettings
+) -> None:
+    """Evaluate the teacher beside the student, in this process; records `evaluate.teacher.*`."""
+    asyncio.run(_run_teacher(run, settings, load_domain(domain), system, seed, teacher))
+
+
+def evaluation_scenarios(run: Run, domain: Domain, count: int, seed: int) -> list[Scenario]:
+    """Held-out scenarios of this run's evaluation: none of them was simulated, whatever split it was in."""
+    simulated = {scenario.sid for scenario in scenarios_by_sid(run.path("simulate", "conversations")).values()}
+    drawn = domain.scenarios(2 * count, (seed + 1) * 7919, "heldout")
+    fresh = {scenario.sid: scenario for scenario in drawn if scenario.sid not in simulated}
+    return list(fresh.values())[:count]
+
+
+async def _run_served(
+    run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, base_url: str, stage: str
+) -> None:
+    user = build_model(settings.user, domain)
+    async with GatewayClient(base_url, timeout_s=settings.conversation_timeout_s) as client:
+
+        async def over_http(scenario: Scenario, sid: str) -> Rolled:
+            return await _converse_over_http(client, user, scenario, domain, sid=sid, speaker=settings.user)
+
+        await _evaluate(run, settings, domain, system, seed, stage, over_http, ServedAgentModel(client))
+
+
+async def _run_teacher(
+    run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, teacher: ModelSettings
+) -> None:
+    user, model = build_model(settings.user, domain), build_model(teacher, domain)
+    async with Sandbox(1) as sandbox:
+        team = Team.local(domain, model, sandbox, system)
+
+        async def in_process(scenario: Scenario, sid: str) -> Rolled:
+            return await converse(team, user, scenario, sid=sid, seed=seed, speaker=settings.user)
+
+        await _evaluate(run, settings, domain, system, seed, TEACHER, in_process, model)
+
+
+async def _evaluate(
+    run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, stage: str,
+    player: Player, model: ChatModel,
+) -> None:  # fmt: skip
+    """Play the scenarios, ask the agents, write and record both."""
+    began = time.monotonic()
+    scenarios = evaluation_scenarios(run, domain, settings.scenarios, seed)
+    kept = run.path("evaluate", f"{stage}.partial.jsonl")
+    done = await _play_all(player, scenarios, settings, stage, kept)
+    tests = _agent_tests(run, settings, seed)
+    answers = await ask_all(
+        model, tests, system, concurrency=4 * settings.concurrency, seed=seed, label=f"eval {stage}"
+    )
+    measures, right = await measure(answers, domain)
+    _write(run, stage, done, answers, right)
+    _record_conversations(run, stage, done, time.monotonic() - began)
+    for name, value in measures.items():
+        run.record(f"evaluate.{stage}.{name}", value.value, n=value.n, interval=value.interval)
+    run.record(f"evaluate.{stage}.call_errors", sum(bool(answer.error) for answer in answers), n=len(answers))
+    kept.unlink(missing_ok=True)
+    for name, value in measures.items():
+        low, high = value.interval
+        say("evaluate", f"{stage:<8} {name:<28} {value.value:7.1%}  n {value.n:>4}  [{low:.1%}, {high:.1%}]")
+
+
+async def _converse_over_http(
+    client: GatewayClient, user: ChatModel, scenario: Scenario, domain: Domain, *, sid: str, speaker: ModelSettings
+) -> Rolled:
+    """Play one scenario in a session of its own. A server that fails ends the conversation, not the evaluation."""
+    began = time.perf_counter()
+    try:
+        session = await client.open(scenario.world_seed)
+        played = await play(
+            lambda utterance: client.turn(session, utterance, scenario.seed % 2**31),
+            user,
+            scenario,
+            domain,
+            prompts=speaker.prompts,
+            temperature=speaker.temperature,
+        )
+        if played.status == "error":
+            unknown = Assessment(success=False)
+            seconds = time.perf_counter() - began
+            return rolled(played, scenario, sid=sid, world={}, assessment=unknown, seconds=seconds)
+        world = await client.world(session)
+        await client.close(session)
+    except TurnFailed as error:
+        return stopped(scenario, sid, str(error), time.perf_counter() - began)
+    assessment = domain.assess(scenario, world)
+    return rolled(played, scenario, sid=sid, world=world, assessment=assessment, seconds=time.perf_counter() - began)
+
+
+async def _play_all(
+    player: Player, scenarios: list[Scenario], settings: EvaluateSettings, stage: str, kept: Path
+) -> list[Rolled]:
+    """Every scenario once, `concurrency` at a time, in the order given; what `kept` holds is not played again."""
+    done = _read_kept(kept)
+    free = asyncio.Semaphore(settings.concurrency)
+
+    async def one(scenario: Scenario) -> None:
+        sid = conversation_sid(scenario, stage)
+        if sid not in done:
+            async with free:
+                began = time.perf_counter()
+                try:
+                    async with asyncio.timeout(settings.conversation_timeout_s):
+                        done[sid] = await player(scenario, sid)
+                except TimeoutError:
+                    error = f"not finished within conversation_timeout_s={settings.conversation_timeout_s:g}"
+                    done[sid] = stopped(scenario, sid, error, time.perf_counter() - began)
+            with kept.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(rollout_row(done[sid])) + "\n")
+        bar.advance(1, success=sum(d.conversation.success for d in done.values()) / len(done))
+
+    with progress(f"eval {stage}", len(scenarios), "conversations") as bar:
+        await asyncio.gather(*map(one, scenarios))
+    return [done[conversation_sid(scenario, stage)] for scenario in scenarios]
+
+
+def _read_kept(kept: Path) -> dict[str, Rolled]:
+    """Conversations that an earlier, killed evaluation finished; failed ones and a half-written line are left out."""
+    done: dict[str, Rolled] = {}
+    for line in kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []:
+        try:
+            found = read_rollout_row(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+        if found.conversation.status != "error":
+            done[found.conversation.sid] = found
+    return done
+
+
+def _agent_tests(run: Run, settings: EvaluateSettings, seed: int) -> list[AgentTest]:
+    seeds = {sid: s.world_seed for sid, s in scenarios_by_sid(run.path("simulate", "conversations")).items()}
+    heldout = read_table(run.path("corpora", "sft", "heldout.parquet"))
+    return draw_tests(heldout, seeds, settings.agent_calls, seed)
+
+
+def _write(run: Run, stage: str, done: list[Rolled], answers: list[Answer], right: list[bool]) -> None:
+    tables = conversation_tables(
+        [d.conversation for d in done], [t for d in done for t in d.turns], [c for d in done for c in d.calls]
+    )
+    with atomic_dir(run.path("evaluate", stage)) as folder:
+        for name, table in tables.items():
+            write_table(table, folder / name / "part-00000.parquet")
+        write_table(result_table(answers, right), folder / "agents.parquet")
+
+
+def _record_conversations(run: Run, stage: str, done: list[Rolled], seconds: float) -> None:
+    count = len(done)
+    won = sum(d.conversation.success for d in done)
+    turns = [turn for d in done for turn in d.turns]
+    safe = sum(turn.status == "safe_reply" for turn in turns)
+    failed = sum(d.conversation.status == "error" for d in done)
+    record = f"evaluate.{stage}"
+    run.record(f"{record}.success", won / count, n=count, interval=wilson(won, count))
+    run.record(f"{record}.errors", failed / count, n=count, interval=wilson(failed, count))
+    run.record(f"{record}.safe_replies", safe / max(1, len(turns)), n=len(turns), interval=wilson(safe, len(turns)))
+    run.record(f"{record}.turns", len(turns), unit="turns")
+    run.record(f"{record}.calls", sum(len(d.calls) for d in done), unit="calls")
+    run.record(f"{record}.seconds", round(seconds, 3), unit="s")
+    if turns:
+        ordered = sorted(turn.latency_s for turn in turns)
+        for name, share in (("p50", 0.5), ("p90", 0.9)):
+            seconds_at = ordered[int(share * (len(ordered) - 1))]
+            run.record(f"{record}.turn_seconds.{name}", seconds_at, n=len(ordered), unit="s")
+    low, high = wilson(won, count)
+    shown = f"{won}/{count} = {won / count:.1%} [{low:.1%}, {high:.1%}]"
+    say("evaluate", f"{stage:<8} success {shown}, {duration(seconds)}")

@@ -1,0 +1,78 @@
+"""The served system on the shared vLLM engine: whole answers, streams, refusals. The weights may mean nothing."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from agentmill.agents.contracts import ExplainerResult, ExplainerTask
+from agentmill.agents.state import DialogueState
+from agentmill.domains.base import Json
+from rayserve.serve import Served, start
+from rayserve.settings import ServeSettings
+from simulation.gateway_client import GatewayClient
+
+
+def test_the_shared_engine_answers_streams_and_refuses_as_values(ray_local: None, tiny_model_dir: Path) -> None:
+    served = start(ServeSettings(port=0, sessions_api=True), tiny_model_dir, domain="automotive")
+    try:
+        talk(served)
+        asyncio.run(ask_agents(served))
+        streams_through_the_explainer()
+    finally:
+        served.stop()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{served.base_url}/health", trust_env=False)
+
+
+def talk(served: Served) -> None:
+    client = openai.OpenAI(base_url=f"{served.base_url}/v1", api_key="none", max_retries=0, timeout=120)
+    answer = client.chat.completions.create(
+        model="agentmill", messages=[{"role": "user", "content": "When do you open on Friday?"}]
+    )
+    extension: Json = (answer.model_extra or {})["agentmill"]
+    assert extension["status"] in ("safe_reply", "asked", "answered")
+    assert answer.choices[0].message.content
+    assert extension["agents"]["understander"]["prompt_tokens"] > 10
+
+
+async def ask_agents(served: Served) -> None:
+    body: Json = {"messages": [{"role": "user", "content": "intent: opening_hours"}], "max_tokens": 8, "seed": 1}
+    async with GatewayClient(served.base_url) as gateway:
+        greedy = [await gateway.complete("planner", body) for _ in range(2)]
+        sampled = [await gateway.complete("planner", {**body, "temperature": 1.0}) for _ in range(2)]
+        together = await asyncio.gather(*(gateway.complete("planner", body) for _ in range(16)))
+    assert greedy[0].text == greedy[1].text
+    assert sampled[0].text == sampled[1].text
+    assert {reply.model for reply in together} == {"student"}
+    assert all(0 < reply.completion_tokens <= 8 for reply in together)
+    long = {"messages": [{"role": "user", "content": "x " * 20_000}]}
+    refused = httpx.post(f"{served.base_url}/v1/agents/planner/complete", json=long, timeout=60, trust_env=False)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_error")
+
+
+def streams_through_the_explainer() -> None:
+    """Real tokens through agent and engine: several pieces, which together are what the model said."""
+    import ray
+
+    task = ExplainerTask(utterance="hello", state=DialogueState(intent="small_talk"), results=None, seed=1)
+
+    @ray.remote(num_cpus=0)
+    def collect(task: ExplainerTask) -> list[Any]:
+        from ray import serve
+
+        async def pieces() -> list[Any]:
+            explainer = serve.get_deployment_handle("Explainer", "agentmill").options(stream=True)
+            return [piece async for piece in explainer.stream.remote(task)]
+
+        return asyncio.run(pieces())
+
+    *pieces, result = ray.get(collect.remote(task))
+    assert isinstance(result, ExplainerResult)
+    assert result.calls[0].completion_tokens > 0
+    if result.reply is not None:
+        assert "".join(pieces) == result.reply
+    assert len(pieces) > 1 or result.calls[0].status != "ok"

@@ -1,0 +1,162 @@
+"""The proxies and the engine's model: what is asked again after a replica's death, and what is not."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+from agentmill.agents.contracts import (
+    EvaluatorTask,
+    ExecutorResult,
+    ExecutorTask,
+    ExplainerResult,
+    ExplainerTask,
+    PlannerResult,
+    PlannerTask,
+    UnknownSession,
+)
+from agentmill.agents.state import DialogueState
+from agentmill.models.chat import ChatReply, ChatRequest, Message, ModelError
+from rayserve.agents import ServeModel
+from rayserve.answers import EngineAnswer
+from rayserve.remote import RemoteEvaluator, RemoteExecutor, RemoteExplainer, RemotePlanner
+from rayserve.settings import AgentSettings, EngineSettings
+
+QUICK = AgentSettings(retries=2, retry_delay_s=0.001)
+STATE = DialogueState(intent="find")
+REQUEST = ChatRequest(agent="planner", messages=(Message(role="user", content="hi"),))
+REPLY = ChatReply(text="yes", model="student", prompt_tokens=1, completion_tokens=1, latency_s=0.1)
+
+
+class Handle:
+    """A deployment handle that gives `outcomes` one after the other: values to return, exceptions to raise.
+
+    With `stream=True` an outcome is the list of what the stream yields; an exception in it breaks the stream off.
+    """
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.asked = 0
+        self.streaming = False
+
+    def options(self, stream: bool) -> "Handle":
+        self.streaming = stream
+        return self
+
+    def __getattr__(self, method: str) -> Any:
+        return type("Method", (), {"remote": self._remote})
+
+    def _remote(self, *arguments: Any) -> Any:
+        self.asked += 1
+        outcome = self.outcomes.pop(0)
+        return self._stream(outcome) if isinstance(outcome, list) else self._answer(outcome)
+
+    async def _answer(self, outcome: Any) -> Any:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _stream(self, outcomes: list[Any]) -> AsyncIterator[Any]:
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
+
+
+def model(handle: Handle) -> ServeModel:
+    return ServeModel(handle, EngineSettings(timeout_s=5), QUICK)
+
+
+def sink(into: list[str]) -> Callable[[str], Any]:
+    async def take(text: str) -> None:
+        into.append(text)
+
+    return take
+
+
+async def test_a_call_to_an_engine_that_died_is_made_again() -> None:
+    handle = Handle(ActorDiedError(), EngineAnswer(reply=REPLY))
+    assert await model(handle).complete(REQUEST) == REPLY
+    assert handle.asked == 2
+
+
+async def test_an_engine_that_stays_dead_is_a_model_error_that_may_be_tried_later() -> None:
+    handle = Handle(*[ActorDiedError() for _ in range(3)])
+    with pytest.raises(ModelError, match="died 3 times") as caught:
+        await model(handle).complete(REQUEST)
+    assert caught.value.retryable
+    assert handle.asked == 3
+
+
+async def test_a_refusal_by_the_engine_is_a_model_error_and_not_asked_again() -> None:
+    handle = Handle(EngineAnswer(error="the prompt is too long", retryable=False))
+    with pytest.raises(ModelError, match="too long") as caught:
+        await model(handle).complete(REQUEST)
+    assert not caught.value.retryable
+    assert handle.asked == 1
+
+
+async def test_a_full_queue_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="queue is full"):
+        await model(Handle(BackPressureError(num_queued_requests=9, max_queued_requests=9))).complete(REQUEST)
+
+
+async def test_a_stream_that_died_before_its_first_word_is_begun_again_and_later_not() -> None:
+    said: list[str] = []
+    handle = Handle([ActorDiedError()], ["ye", "s", EngineAnswer(reply=REPLY)])
+    assert await model(handle).stream(REQUEST, sink(said)) == REPLY
+    assert said == ["ye", "s"]
+    broken = Handle(["ye", ActorDiedError()])
+    with pytest.raises(ModelError, match="died while it answered"):
+        await model(broken).stream(REQUEST, sink(said))
+    assert broken.asked == 1
+
+
+async def test_an_agent_whose_replica_died_is_asked_again() -> None:
+    handle = Handle(ActorDiedError(), PlannerResult(plan="x = f()"))
+    result = await RemotePlanner("planner", handle, QUICK).run(PlannerTask(state=STATE))
+    assert result.plan == "x = f()"
+
+
+async def test_an_agent_that_stays_dead_gives_no_value_and_says_so() -> None:
+    handle = Handle(*[ActorDiedError() for _ in range(3)])
+    result = await RemotePlanner("planner", handle, QUICK).run(PlannerTask(state=STATE))
+    assert result.plan is None
+    assert (result.calls[0].status, "ActorDiedError" in result.calls[0].error) == ("error", True)
+
+
+async def test_a_plan_that_could_not_be_checked_is_refused() -> None:
+    handle = Handle(*[ActorDiedError() for _ in range(3)])
+    evaluator = RemoteEvaluator("evaluator", handle, QUICK)
+    result = await evaluator.run(EvaluatorTask(state=STATE, plan="x = f()"))
+    assert [violation.code for violation in result.violations] == ["UNCHECKED"]
+
+
+async def test_a_plan_that_may_have_run_is_never_sent_again() -> None:
+    handle = Handle(ActorDiedError())
+    with pytest.raises(UnknownSession):
+        await RemoteExecutor(handle).run(ExecutorTask(session="one", plan="x = f()", state=STATE))
+    assert handle.asked == 1
+
+
+async def test_a_session_that_the_executor_does_not_know_is_unknown() -> None:
+    task = ExecutorTask(session="one", plan="x = f()", state=STATE)
+    ran = ExecutorResult(results={}, error=None, facts={})
+    executor = RemoteExecutor(Handle(ran, None, None, False))
+    assert await executor.run(task) == ran
+    for action in (executor.run(task), executor.snapshot("one"), executor.close("one")):
+        with pytest.raises(UnknownSession):
+            await action
+
+
+async def test_the_explainers_pieces_come_before_its_result() -> None:
+    said: list[str] = []
+    task = ExplainerTask(utterance="hi", state=STATE, results=None)
+    whole = ExplainerResult(reply="Hello there")
+    explainer = RemoteExplainer("explainer", Handle(["Hello", " there", whole]), QUICK)
+    assert await explainer.run(task, sink(said)) == whole
+    assert said == ["Hello", " there"]
+    broken = RemoteExplainer("explainer", Handle(["Hello", ActorDiedError()]), QUICK)
+    assert (await broken.run(task, sink(said))).reply is None
