@@ -24,7 +24,9 @@ def say(stage: str, text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
+    """Seconds as a person reads them: `40 ms`, `0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -27,7 +27,7 @@ def talk(url: str, *, show_agents: bool = True) -> None:
     Raises:
         ChatError: when nothing answers at `url`.
     """
-    with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S) as client:
+    with httpx.Client(base_url=base_of(url), timeout=TIMEOUT_S, trust_env=not is_local(url)) as client:
         model = served_model(client)
         session = uuid.uuid4().hex
         messages: list[dict[str, str]] = []
@@ -43,6 +43,22 @@ def talk(url: str, *, show_agents: bool = True) -> None:
             messages.append({"role": "assistant", "content": reply})
             if show_agents:
                 print_agents(details)
+
+
+def base_of(url: str) -> str:
+    """The server's address, whether or not the user gave it with `/v1`.
+
+    Raises:
+        ChatError: when it is no HTTP address.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ChatError(f"--url {url} is no HTTP address; write for example http://127.0.0.1:8000")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def is_local(url: str) -> bool:
+    """Whether the address is this machine, which no proxy can reach."""
+    return httpx.URL(url).host in {"127.0.0.1", "localhost", "::1"}
 
 
 def served_model(client: httpx.Client) -> str:

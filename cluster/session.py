@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # both sides must agree; a driver of its own would else be refused
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else the core's own lines cross ours on the terminal; failures reach us anyway
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_OFFLINE": "1",

@@ -46,11 +46,10 @@ class ServeModel:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer one request. See ChatModel."""
-        guided = request.agent in self._settings.guided
         for attempt in range(self._agents.retries + 1):
             try:
                 async with asyncio.timeout(self._settings.timeout_s):
-                    answer: EngineAnswer = await self._engine.complete.remote(request, guided)
+                    answer: EngineAnswer = await self._engine.complete.remote(request)
                     return answer.unwrap()
             except RayActorError as error:
                 await self._wait(attempt, error)

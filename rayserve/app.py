@@ -11,7 +11,6 @@ import asyncio
 import json
 from typing import Any
 
-from pydantic import Field
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -19,29 +18,19 @@ from ray.serve.handle import DeploymentHandle
 
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
-from agentmill.config import ConfigError, Strict, validate
+from agentmill.config import ConfigError, validate
 from agentmill.domains.base import load_domain
 from agentmill.models.chat import ChatReply, ChatRequest, ModelError
 from rayserve.agents import AgentServer, ExecutorServer
 from rayserve.gateway import http_app
 from rayserve.remote import RemoteEvaluator, RemoteExecutor, RemoteExplainer, RemotePlanner, RemoteUnderstander
-from rayserve.settings import AgentSettings, GatewaySettings, ServeSettings
+from rayserve.settings import AgentSettings, AppArguments, GatewaySettings, ServeSettings
 from rayserve.turns import Conversations
 
 PING_TIMEOUT_S = 5.0
 GRACE_S = 5.0  # for the turns in progress when a deployment is stopped
 SANDBOX_PROCESSES = 2
 HEADROOM = 64  # requests that Serve lets through beyond the gateway's own limit, so that the gateway refuses them
-
-
-class AppArguments(Strict):
-    """What `build` takes: the system's settings, the model folder (for kind=engine) and the kind of hardware."""
-
-    serve: ServeSettings = ServeSettings()
-    system: TeamSettings = TeamSettings()
-    domain: str = "automotive"
-    model_dir: str = ""
-    on_gpu: bool = Field(False, description="whether the engine runs on a GPU")
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -38,10 +38,10 @@ class LocalModel(CallbackBase):
 class SharedEngine(LLMServer):
     """The engine's deployment: LLMServer with the project's own request and reply types at its boundary."""
 
-    async def complete(self, request: ChatRequest, guided: bool = False) -> EngineAnswer:
+    async def complete(self, request: ChatRequest) -> EngineAnswer:
         """One whole answer."""
         start = time.perf_counter()
-        replies = await self.chat(_openai_request(request, stream=False, guided=guided))
+        replies = await self.chat(_openai_request(request, stream=False))
         async for reply in replies:
             return _answer(reply, time.perf_counter() - start)
         return EngineAnswer(error="the engine ended without an answer", retryable=True)
@@ -50,7 +50,7 @@ class SharedEngine(LLMServer):
         """Pieces of text as the engine makes them, then the whole answer."""
         start = time.perf_counter()
         whole = _Whole()
-        batches = await self.chat(_openai_request(request, stream=True, guided=False))
+        batches = await self.chat(_openai_request(request, stream=True))
         async for batch in batches:
             text = "".join(whole.take(event) for event in _events(batch))
             if text:
@@ -78,7 +78,6 @@ def build(settings: EngineSettings, model_dir: str, *, on_gpu: bool) -> serve.Ap
         runtime_env={"env_vars": _environment(settings, on_gpu)},
         experimental_configs={"stream_batching_interval_ms": settings.stream_interval_ms},
         callback_config={"callback_class": LocalModel},
-        log_engine_metrics=False,
     )
     return build_llm_deployment(config, deployment_cls=SharedEngine)
 
@@ -106,6 +105,7 @@ def _deployment(settings: EngineSettings) -> dict[str, Any]:
         "max_ongoing_requests": settings.max_ongoing_requests,
         "max_queued_requests": settings.max_queued_requests,
         "graceful_shutdown_timeout_s": 5,
+        "max_constructor_retry_count": 2,  # a folder that does not load will not load the next time
     }
     options["autoscaling_config"] = {
         "min_replicas": settings.replicas,
@@ -118,10 +118,15 @@ def _deployment(settings: EngineSettings) -> dict[str, Any]:
 
 def _environment(settings: EngineSettings, on_gpu: bool) -> dict[str, str]:
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    return quiet if on_gpu else {**quiet, "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib)}
+    if on_gpu:
+        return quiet
+    environment = {**quiet, "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib)}
+    if settings.cpu_threads:
+        environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(settings.cpu_threads)}
+    return environment
 
 
-def _openai_request(request: ChatRequest, *, stream: bool, guided: bool) -> Any:
+def _openai_request(request: ChatRequest, *, stream: bool) -> Any:
     """The request in vLLM's form. It gets an id of its own: by default all calls of one turn would share Serve's."""
     from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
@@ -136,7 +141,7 @@ def _openai_request(request: ChatRequest, *, stream: bool, guided: bool) -> Any:
     }
     if stream:
         body["stream_options"] = {"include_usage": True}
-    if guided and request.response_schema is not None:
+    if request.response_schema is not None:
         schema = {"name": request.agent, "schema": request.response_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return ChatCompletionRequest(**body)

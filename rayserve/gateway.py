@@ -3,6 +3,10 @@
 `http_app` is an ASGI application over Conversations, with or without Ray. Invariant: every answer is JSON (or
 server-sent events) in OpenAI's shapes, errors too; a stack trace stays in the log, beside the trace id that the
 client was given.
+
+A streamed reply is the Explainer's tokens as the engine makes them, so nothing can be taken back: the Explainer's
+retries happen only before its first word, and a stream that breaks off later goes on with the safe reply. What the
+other agents say is never streamed; a question back or a safe reply comes in one piece.
 """
 
 import asyncio

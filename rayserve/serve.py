@@ -6,9 +6,9 @@ only; when `start` returns, the gateway has answered; when it raises, nothing of
 """
 
 import http.client
-import json
+import importlib.util
+import logging
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,13 +20,12 @@ from typing import Any
 from agentmill.agents.settings import TeamSettings
 from agentmill.config import UserError
 from agentmill.log import duration, say
-from rayserve.settings import LOOPBACK, EngineSettings, ServeSettings
+from rayserve.preflight import checked_model, fitted, free_port, wants_gpu
+from rayserve.settings import LOOPBACK, AppArguments, ServeSettings
 
 APP_NAME = "agentmill"
 POLL_S = 0.2
 STOP_TIMEOUT_S = 30.0
-_MODEL_FILES = ("config.json", "tokenizer_config.json")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass
@@ -74,93 +73,19 @@ def start(
     on_gpu = False
     if folder is not None:
         settings = settings.model_copy(update={"engine": fitted(settings.engine, folder)})
-        on_gpu = _on_gpu(settings)
-    _import_early(settings)
+        on_gpu = wants_gpu(settings.engine)
+    importing = _importing(settings)
     base_url = f"http://{LOOPBACK}:{port}"
     say("serve", f"starting {_described(settings, folder, on_gpu)}")
+    system = system or TeamSettings()
     with _stopped_on_error():
-        _deploy(settings, port, folder, on_gpu, domain, system or TeamSettings())
+        _start_serve(settings, port)
+        importing.join()
+        _deploy(AppArguments(serve=settings, system=system, domain=domain, model_dir=str(folder or ""), on_gpu=on_gpu))
         _await_answer(base_url, began + settings.start_timeout_s)
     served = Served(base_url, time.monotonic() - began)
     say("serve", f"{base_url}/v1 answers as model {settings.gateway.model_name!r}, up in {duration(served.seconds)}")
     return served
-
-
-def free_port(port: int) -> int:
-    """`port` if nothing listens on it, any free one for 0.
-
-    Raises:
-        UserError: when the port is busy or may not be used.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            raise UserError(
-                f"serve.port={port} cannot be used on {LOOPBACK}: {error.strerror}; stop the program that listens "
-                f"there (see `ss -ltnp`) or choose another with --set serve.port=PORT, 0 for any free one"
-            ) from error
-        return int(probe.getsockname()[1])
-
-
-def checked_model(model_dir: Path | str | None) -> Path:
-    """The model folder, if it looks like a whole Hugging Face model.
-
-    Raises:
-        UserError: when it is missing, or a file that is needed is missing or broken.
-    """
-    if model_dir is None:
-        raise UserError("serve.model.kind=engine needs a model folder; give one, or set serve.model.kind=expert")
-    folder = Path(model_dir).resolve()
-    remedy = "run the pipeline to its stage sft first, or name another folder"
-    if not folder.is_dir():
-        raise UserError(f"model folder {folder} does not exist; {remedy}")
-    missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in _WEIGHTS):
-        missing.append(_WEIGHTS[0])
-    if missing:
-        raise UserError(f"model folder {folder} is not whole: {', '.join(missing)} missing; {remedy}")
-    for name in _MODEL_FILES:
-        try:
-            json.loads((folder / name).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"model folder {folder}: {name} is not JSON ({error}); {remedy}") from error
-    _check_weights(folder, remedy)
-    return folder
-
-
-def _check_weights(folder: Path, remedy: str) -> None:
-    """Read the headers of the weights: a file that was cut short is found here and not minutes later."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="numpy") as weights:
-                weights.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"model folder {folder}: {file.name} is broken ({error}); {remedy}") from error
-
-
-def fitted(engine: EngineSettings, folder: Path) -> EngineSettings:
-    """The engine's settings with a context that the model has; vLLM refuses to start with a longer one."""
-    limit = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-    if not isinstance(limit, int) or engine.max_model_len <= limit:
-        return engine
-    say("serve", f"serve.engine.max_model_len={engine.max_model_len} lowered to {limit}, which is what the model has")
-    return engine.model_copy(update={"max_model_len": limit})
-
-
-def _on_gpu(settings: ServeSettings) -> bool:
-    import ray
-
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if settings.engine.accelerator == "gpu" and not gpus:
-        raise UserError(
-            "serve.engine.accelerator=gpu, and Ray's cluster has no GPU; set it to auto or cpu, or start Ray on a "
-            "machine with one"
-        )
-    return settings.engine.accelerator != "cpu" and gpus > 0
 
 
 def _described(settings: ServeSettings, folder: Path | None, on_gpu: bool) -> str:
@@ -171,28 +96,52 @@ def _described(settings: ServeSettings, folder: Path | None, on_gpu: bool) -> st
     return f"the five agents on one vLLM engine ({'GPU' if on_gpu else 'CPU'}) with {folder.name}"
 
 
-def _import_early(settings: ServeSettings) -> None:
-    """Import what the engine's application needs while Serve's own processes start: seconds, on another core."""
-    if settings.model.kind == "engine":
-        import importlib
+def _importing(settings: ServeSettings) -> threading.Thread:
+    """Import what the engine's application needs while Serve's own processes start: seconds, on another core.
 
-        threading.Thread(target=importlib.import_module, args=("ray.serve.llm",), daemon=True).start()
+    Raises:
+        UserError: when vLLM is not installed.
+    """
+    if settings.model.kind == "engine" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "serve.model.kind=engine needs vLLM, which is not installed; install agentmill[cpu] or agentmill[gpu], "
+            "or set serve.model.kind=expert"
+        )
+    thread = threading.Thread(target=_import_engine if settings.model.kind == "engine" else _import_serve, daemon=True)
+    thread.start()
+    return thread
 
 
-def _deploy(
-    settings: ServeSettings, port: int, folder: Path | None, on_gpu: bool, domain: str, system: TeamSettings
-) -> None:
+def _import_engine() -> None:
+    """Import ray.serve.llm and undo what it does to this process's root logger (Ray 2.60: JSON lines from INFO on)."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    importlib.import_module("rayserve.engine")
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def _import_serve() -> None:
+    importlib.import_module("rayserve.app")
+
+
+def _start_serve(settings: ServeSettings, port: int) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
-    from ray.serve.schema import LoggingConfig
 
-    from rayserve.app import AppArguments, build_app
-
-    timeout_s = settings.gateway.turn_timeout_s + 30
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; the replicas have their own
+    timeout_s = 2 * settings.gateway.turn_timeout_s + 30  # waiting for the conversation, then the turn
     serve.start(
         http_options=HTTPOptions(host=LOOPBACK, port=port, request_timeout_s=timeout_s), proxy_location="HeadOnly"
     )
-    arguments = AppArguments(serve=settings, system=system, domain=domain, model_dir=str(folder or ""), on_gpu=on_gpu)
+
+
+def _deploy(arguments: AppArguments) -> None:
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from rayserve.app import build_app
+
     target = serve.RunTarget(
         target=build_app(arguments),
         name=APP_NAME,

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from agentmill.agents.settings import TeamSettings
 from agentmill.config import Strict
 from agentmill.models.chat import AgentName
 
@@ -21,6 +22,7 @@ ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # of the command's own process; the engine's warnings are in its log
 }
 
 
@@ -50,8 +52,10 @@ class EngineSettings(Strict):
     """The shared vLLM engine. `accelerator=auto` takes a GPU where Ray's cluster has one, else the CPU.
 
     `enforce_eager` starts in a third of the time; switch it off for throughput on a GPU. `block_size` is small
-    because agents' prompts are short and only whole blocks are found again in the prefix cache. `guided` names the
-    agents whose output schema is enforced while decoding (the others are validated afterwards, always).
+    because agents' prompts are short and only whole blocks are found again in the prefix cache. `cpu_threads` is the
+    number of threads on the CPU: by default one less than there are cores, wherever the system has room; 0 lets vLLM
+    bind its threads to cores of its own choice, which is best on a machine that does nothing else, and starves where
+    another program is busy on those cores.
     Requests beyond `max_ongoing_requests` in a replica wait, beyond `max_queued_requests` at a caller are refused.
     """
 
@@ -65,8 +69,8 @@ class EngineSettings(Strict):
     max_num_seqs: int = Field(32, ge=1)
     block_size: int = Field(32, ge=16, multiple_of=16)
     cpu_kv_cache_gib: int = Field(1, ge=1)
+    cpu_threads: int | None = Field(None, ge=0)
     gpu_memory_utilization: float = Field(0.85, gt=0.0, le=1.0)
-    guided: tuple[AgentName, ...] = ()
     stream_interval_ms: float = Field(5.0, ge=0.0)
     max_ongoing_requests: int = Field(64, ge=1)
     target_ongoing_requests: int = Field(32, ge=1)
@@ -98,7 +102,7 @@ class SessionSettings(Strict):
     """How long and how many conversations are kept. Where there are too many, the one idle longest is closed."""
 
     ttl_s: float = Field(1800.0, gt=0)
-    max_count: int = Field(2000, ge=1)
+    max_count: int = Field(1000, ge=1)
 
 
 class GatewaySettings(Strict):
@@ -128,3 +132,13 @@ class ServeSettings(Strict):
     agents: AgentSettings = AgentSettings()
     sessions: SessionSettings = SessionSettings()
     gateway: GatewaySettings = GatewaySettings()
+
+
+class AppArguments(Strict):
+    """What the application is a function of. `model_dir` is the model folder, for kind=engine."""
+
+    serve: ServeSettings = ServeSettings()
+    system: TeamSettings = TeamSettings()
+    domain: str = "automotive"
+    model_dir: str = ""
+    on_gpu: bool = False

@@ -10,7 +10,8 @@ import logging
 import time
 import uuid
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +136,10 @@ class Conversations:
         if seed is None:
             seed = zlib.crc32(f"{session.id}/{session.turn}".encode())
         try:
-            async with conversation.lock, asyncio.timeout(self.settings.gateway.turn_timeout_s):
+            async with self._alone(conversation):
                 outcome = await self._team.turn(session, utterance, seed, stream)
+        except ApiError:
+            raise  # another turn of this conversation goes on: it is not ours to close
         except TimeoutError as error:
             await self._discard(conversation)
             message = f"no reply within {self.settings.gateway.turn_timeout_s:g} s; start a new conversation"
@@ -155,6 +158,27 @@ class Conversations:
             time.perf_counter() - start,
         )  # fmt: skip
         return self._answered(asked, session, outcome)
+
+    @asynccontextmanager
+    async def _alone(self, conversation: Conversation) -> AsyncIterator[None]:
+        """Hold the conversation for one turn of at most `turn_timeout_s`; waiting for it has the same limit.
+
+        Raises:
+            ApiError: 409, when another turn of it holds on.
+            TimeoutError: when the turn itself takes too long.
+        """
+        limit_s = self.settings.gateway.turn_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await conversation.lock.acquire()
+        except TimeoutError as error:
+            message = f"another turn of this conversation still runs after {limit_s:g} s; try again later"
+            raise ApiError(409, message, code="conversation_busy") from error
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        finally:
+            conversation.lock.release()
 
     def _after(self, asked: Asked, conversation: Conversation, reply: str) -> None:
         conversation.used = time.monotonic()

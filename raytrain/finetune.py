@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from trl.trainer.sft_config import SFTConfig
 
 from agentmill.runs import atomic_write_text
+from raytrain import attention
 from raytrain.batches import Collator, in_order
 from raytrain.callbacks import ReportCheckpoint, StepLog
 from raytrain.data import TokenRows
@@ -39,6 +40,7 @@ from raytrain.worker import prepare_process
 def finetune(job: Job) -> None:
     """The loop of one worker, on every rank with the same job."""
     prepare_process(job.placement)
+    attention.register()
     if job.placement.device == "cpu":
         skip_shared_memory_op()
     trainer = _trainer(job)

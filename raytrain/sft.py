@@ -3,7 +3,8 @@
 Reads corpora/sft/{train,heldout}.parquet, public_heldout.parquet where public data was mixed in, and models/base.
 The driver tokenises, reports lengths and overflow, and starts the workers; they train, merge and score. Killed at any
 point, the stage goes on from the newest checkpoint under checkpoints/sft/<digest>, where the digest covers the inputs
-and every setting that changes the result; when models/sft is in place, that folder is removed.
+every setting that changes the result and this package's code; when models/sft is in place, that folder is removed. A
+models/sft of the same digest is the result already.
 
 Records train.sft.{steps,loss,seconds,tokens_per_s,tokens,peak_gib,heldout_loss,public_heldout_loss},
 train.sft.<agent>.heldout_loss, train.base.heldout_loss and train.base.public_heldout_loss.
@@ -25,7 +26,7 @@ from raytrain.batches import padded_tokens
 from raytrain.data import TokenRows, tokenise
 from raytrain.hardware import place
 from raytrain.job import HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
-from raytrain.merge import check_targets, publish
+from raytrain.merge import MANIFEST, check_targets, publish
 from raytrain.settings import SftSettings
 from raytrain.steplog import read_steps
 from raytrain.worker import launch, watched
@@ -42,13 +43,17 @@ def run(run: Run, settings: SftSettings, *, seed: int) -> None:
         UserError: when an input is missing or cannot be trained on, or training failed for good.
     """
     job = _job(run, settings, seed)
+    target = run.path("models", STAGE)
+    if not job.work.exists() and _digest_of(target) == job.work.name:
+        say(STAGE, f"models/{STAGE} is the result of these inputs and settings already; remove it to train again")
+        return
     _clear_other_work(job.work)
     _prepare(run, job)
     started = time.monotonic()
     if not job.result.is_file():
         _train(job)
     result = json.loads(job.result.read_text(encoding="utf-8"))
-    publish(job.merged, run.path("models", STAGE), _manifest(job, result))
+    publish(job.merged, target, _manifest(job, result))
     _record(run, job, result)
     shutil.rmtree(job.work)
     say(STAGE, f"models/{STAGE} is in place after {duration(time.monotonic() - started)}")
@@ -61,7 +66,8 @@ def _job(run: Run, settings: SftSettings, seed: int) -> Job:
     targets = check_targets(base, settings.lora.targets)
     inputs = {name: digest_path(file) for name, file in _corpora(run).items()}
     asked = settings.model_dump(mode="json", exclude=NOT_IN_RESULT)
-    digest = digest_json({"inputs": inputs, "base": digest_path(base), "settings": asked, "seed": seed})
+    code = [digest_path(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
+    digest = digest_json({"in": inputs, "base": digest_path(base), "settings": asked, "seed": seed, "code": code})
     return Job(
         work=run.path("checkpoints", STAGE, digest[:16]),
         base=base,
@@ -76,6 +82,12 @@ def _job(run: Run, settings: SftSettings, seed: int) -> Job:
 def _corpora(run: Run) -> dict[str, Path]:
     files = {name: run.root / "corpora" / STAGE / f"{name}.parquet" for name in (TRAIN, HELDOUT, PUBLIC_HELDOUT)}
     return {name: file for name, file in files.items() if name != PUBLIC_HELDOUT or file.is_file()}
+
+
+def _digest_of(model: Path) -> str | None:
+    """What the model in this folder was made from, as its manifest says; None where there is none."""
+    manifest = model / MANIFEST
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["digest"]) if manifest.is_file() else None
 
 
 def _clear_other_work(work: Path) -> None:
@@ -148,6 +160,7 @@ def _last_step(log: Path) -> tuple[int, dict[str, object]]:
 def _manifest(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "stage": STAGE,
+        "digest": job.work.name,
         "base": {"digest": digest_path(job.base)},
         "settings": job.settings.model_dump(mode="json"),
         "seed": job.seed,

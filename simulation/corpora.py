@@ -246,6 +246,8 @@ def _tell_problems(path: Path, data: PublicData) -> None:
 
 def _record(run: Run, corpus: Corpus, data: PublicData | None, gate: dict[str, Any]) -> None:
     total = counts(corpus)
+    for prefix in ("data.public", "gate"):
+        run.forget(prefix)  # an earlier corpus may have had public data
     for name, count in sorted(total.items()):
         if name != "public_heldout" or data is not None:
             run.record(f"corpora.sft.{name}", count, unit="rows")

@@ -85,7 +85,7 @@ def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, 
     """
     job.out.mkdir(parents=True, exist_ok=True)
     job.stop.unlink(missing_ok=True)
-    _drop_pending(job)
+    _drop_unfinished(job)
     watch = _Watch(job)
     if watch.done < job.total:
         if watch.done:
@@ -116,12 +116,19 @@ def _ledger_entries(job: Job, *, pending: bool = False) -> list[Path]:
     return sorted(p for p in job.work.glob("attempt-*/ledger/*.parquet") if p.name.endswith(_PENDING) == pending)
 
 
-def _drop_pending(job: Job) -> None:
-    """Remove what a killed attempt was writing: its data files first, then the entries that announced them."""
-    for entry in _ledger_entries(job, pending=True):
-        for path in job.out.glob(f"{entry.name.removesuffix(_PENDING)}*"):
+def _drop_unfinished(job: Job) -> None:
+    """Remove what an ended attempt was writing: data files that no ledger has committed, then what announced them."""
+    committed = {entry.stem for entry in _ledger_entries(job)}
+    for path in output_files(job):
+        if _stem(path) not in committed:
             path.unlink()
+    for entry in _ledger_entries(job, pending=True):
         entry.unlink()
+
+
+def _stem(path: Path) -> str:
+    """The name under which a ledger knows a data file: without the number of the file in its write task."""
+    return path.stem.rpartition("-")[0]
 
 
 def _new_attempt(job: Job) -> Path:
@@ -175,7 +182,6 @@ def _check_errors(job: Job, watch: "_Watch") -> None:
     if len(watch.errors) <= job.max_error_share * job.total:
         return
     share = len(watch.errors) / watch.done
-    _drop_pending(job)
     first = watch.errors[0]
     forgotten = _forget_failed(job)
     raise JobFailed(
@@ -193,9 +199,9 @@ def _forget_failed(job: Job) -> int:
         if job.errors(table):
             rows += table.num_rows
             for entry in _ledger_entries(job):
-                if path.name.startswith(entry.stem):
-                    entry.rename(entry.with_name(entry.stem + _PENDING))  # so that a kill here leaves no data behind
-    _drop_pending(job)
+                if entry.stem == _stem(path):
+                    entry.unlink()
+    _drop_unfinished(job)
     return rows
 
 

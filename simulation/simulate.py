@@ -77,6 +77,7 @@ def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettin
         pool = Pool(settings.actors, settings.block_rows, max(1, settings.in_flight // settings.block_rows))
         run_job(job, Rollout, arguments, pool)
         _compact(run, job)
+        run.record("simulate.seconds", round(time.monotonic() - began, 3), unit="s")
     shutil.rmtree(work, ignore_errors=True)
     _record(run, time.monotonic() - began)
 
@@ -125,7 +126,6 @@ def _record(run: Run, seconds: float) -> None:
     run.record("simulate.conversations", count, unit="conversations")
     run.record("simulate.calls", calls, unit="calls")
     run.record("simulate.turns", turns, unit="turns")
-    run.record("simulate.seconds", round(seconds, 3), unit="s")
     run.record("simulate.success", won / count, n=count, interval=wilson(won, count))
     for status in ("error", "turn_limit"):
         found = statuses.count(status)

@@ -161,6 +161,12 @@ def test_nothing_of_the_work_is_left(finished: Run) -> None:
     assert not list((finished.root / "checkpoints" / "sft").iterdir())
 
 
+def test_the_same_inputs_are_not_trained_on_twice(finished: Run) -> None:
+    before = (finished.root / "models" / "sft" / "manifest.json").stat().st_mtime_ns
+    sft.run(finished, SETTINGS, seed=1)
+    assert (finished.root / "models" / "sft" / "manifest.json").stat().st_mtime_ns == before
+
+
 def test_a_killed_worker_changes_no_loss(finished: Run, tmp_path: Path) -> None:
     run, killed = new_run(tmp_path / "run"), []
 
@@ -212,7 +218,8 @@ def test_an_unknown_target_stops_before_training(finished: Run) -> None:
 
 def test_a_loop_that_fails_for_good_says_why(ray_local: None, tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    (run.root / "models" / "base" / "config.json").write_text('{"model_type": "llama", "hidden_size": 63}')
+    config = run.root / "models" / "base" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 128}))
     once = SETTINGS.model_copy(update={"worker": WorkerSettings(workers=2, device="cpu", max_failures=0)})
-    with pytest.raises(TrainingFailed, match=r"training failed 1 times"):
+    with pytest.raises(TrainingFailed, match=r"training failed 1 times.*size"):
         sft.run(run, once, seed=1)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from agentmill.config import ConfigError, UserError, validate
-from rayserve.serve import checked_model, fitted, free_port
+from rayserve.preflight import checked_model, fitted, free_port
 from rayserve.settings import EngineSettings, ServeSettings
 
 
@@ -87,8 +87,9 @@ def test_the_engines_context_is_lowered_to_the_models_and_said(
     limit = json.loads((whole_model / "config.json").read_text())["max_position_embeddings"]
     assert fitted(EngineSettings(max_model_len=4096), whole_model).max_model_len == limit
     assert "serve.engine.max_model_len=4096" in capsys.readouterr().err
-    small = EngineSettings(max_model_len=256)
+    small = EngineSettings(max_model_len=256, cpu_threads=3)
     assert fitted(small, whole_model) is small
+    assert (fitted(EngineSettings(), whole_model).cpu_threads or 0) >= 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""Simulation, refinement, corpora and evaluation on a real local Ray, small; and the resumable job beneath them."""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agentmill.agents.settings import TeamSettings
+from agentmill.runs import Run
+from simulation import corpora, evaluate, refine, simulate
+from simulation.corpora import CorporaSettings, read_gate
+from simulation.evaluate import EvaluateSettings
+from simulation.job import Job, JobFailed, Pool, heed, run_job
+from simulation.models import ModelSettings
+from simulation.refine import RefineSettings
+from simulation.simulate import SimulateSettings
+from simulation.tables import read_folder, read_table
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+SYSTEM = TeamSettings()
+SIMULATE = SimulateSettings(
+    conversations=24, heldout_share=0.25, teacher=ModelSettings(mistake_rate=0.3), in_flight=16, block_rows=4
+)
+ROWS = 40
+
+
+class Worker:
+    """Fails, dies or stops as the files in `folder` say, and writes down every row that it was given."""
+
+    def __init__(self, folder: str, stop: str) -> None:
+        self.folder, self.stop = Path(folder), stop
+
+    async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        heed(self.stop)
+        with (self.folder / "seen.txt").open("a") as stream:
+            stream.write(f"{row['sid']}\n")
+        if (self.folder / "crash").exists() and row["sid"] == "s025":
+            raise RuntimeError("the worker has a fault")
+        await asyncio.sleep(0.2)
+        broken = (self.folder / "broken").exists() and row["sid"] < "s012"
+        return {"sid": row["sid"], "error": "no answer" if broken else ""}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"sid": [f"s{i:03d}" for i in range(ROWS)]}), rows)
+    return Job("work", "rows", rows, tmp_path / "work", "sid", 0.1, _errors, ("error",))
+
+
+def _errors(table: pa.Table) -> list[str]:
+    return [error for error in table["error"].to_pylist() if error]
+
+
+def results(job: Job) -> list[str]:
+    return sorted(sid for path in job.out.glob("*.parquet") for sid in pq.read_table(path)["sid"].to_pylist())
+
+
+def ledger(job: Job) -> set[str]:
+    files = [path for path in job.work.glob("attempt-*/ledger/*.parquet") if ".pending" not in path.name]
+    return {sid for path in files for sid in pq.read_table(path)["sid"].to_pylist()}
+
+
+def test_a_job_that_broke_off_goes_on_with_the_rest_and_repeats_nothing_finished(job: Job, tmp_path: Path) -> None:
+    arguments, pool = {"folder": str(tmp_path)}, Pool(actors=1, block_rows=4, calls=2)
+    (tmp_path / "crash").touch()
+    with pytest.raises(Exception, match="the worker has a fault"):
+        run_job(job, Worker, arguments, pool)
+    finished = ledger(job)
+    assert 0 < len(finished) < ROWS
+    (job.out / "0000_000000-0.parquet").write_bytes(b"half a file")  # as a kill between the two phases leaves it
+    (tmp_path / "crash").unlink()
+    run_job(job, Worker, arguments, pool)
+    assert results(job) == [f"s{i:03d}" for i in range(ROWS)]
+    seen = Counter((tmp_path / "seen.txt").read_text().split())
+    assert all(seen[sid] == 1 for sid in finished)
+
+
+def test_too_many_failed_rows_end_the_job_early_and_are_done_again_next_time(job: Job, tmp_path: Path) -> None:
+    arguments, pool = {"folder": str(tmp_path)}, Pool(actors=1, block_rows=4, calls=1)
+    (tmp_path / "broken").touch()
+    with pytest.raises(JobFailed, match=r"max_error_share=0.1 allows; the first: no answer"):
+        run_job(job, Worker, arguments, pool)
+    assert not any(sid < "s012" for sid in results(job))
+    (tmp_path / "broken").unlink()
+    run_job(job, Worker, arguments, pool)
+    assert results(job) == sorted(ledger(job)) == [f"s{i:03d}" for i in range(ROWS)]
+    run_job(job, Worker, arguments, pool)  # nothing is left to do
+    assert len(results(job)) == ROWS
+
+
+@pytest.fixture(scope="module")
+def simulated(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with the stages simulate, refine and corpora done."""
+    run = Run.create(tmp_path_factory.mktemp("runs") / "small", {}, "test")
+    simulate.run(run, SIMULATE, domain="automotive", system=SYSTEM, seed=3)
+    refine.run(run, RefineSettings(actors=1, block_rows=64), domain="automotive", seed=3)
+    corpora.run(run, CorporaSettings(), domain="automotive", seed=3, public=None, public_share=0.0)
+    return run
+
+
+def value(run: Run, name: str) -> Any:
+    return run.figures()[name].value
+
+
+def test_every_scenario_has_one_conversation_in_order_with_its_turns_and_calls(simulated: Run) -> None:
+    scenarios = pq.read_table(simulated.path("simulate", "scenarios.parquet"))
+    conversations = read_folder(simulated.path("simulate", "conversations")).to_pylist()
+    turns = read_folder(simulated.path("simulate", "turns")).to_pylist()
+    calls = read_folder(simulated.path("simulate", "calls")).to_pylist()
+    sids = [row["sid"] for row in conversations]
+    assert sids == scenarios["sid"].to_pylist()
+    assert scenarios["split"].to_pylist().count("heldout") == 6
+    assert Counter(row["sid"] for row in turns) == {row["sid"]: row["turns"] for row in conversations}
+    assert Counter(row["sid"] for row in calls) == {row["sid"]: row["calls"] for row in conversations}
+    assert len({row["call_id"] for row in calls}) == len(calls)
+    places = [(sids.index(row["sid"]), row["turn"], row["index"]) for row in calls]
+    assert places == sorted(places)
+    assert value(simulated, "simulate.conversations") == 24
+    assert value(simulated, "simulate.calls") == len(calls)
+    assert not simulated.path("simulate", ".work").exists()
+
+
+def test_a_finished_simulation_is_not_played_again(simulated: Run) -> None:
+    part = simulated.path("simulate", "calls", "part-00000.parquet")
+    before = part.stat().st_mtime_ns
+    simulate.run(simulated, SIMULATE, domain="automotive", system=SYSTEM, seed=3)
+    assert part.stat().st_mtime_ns == before
+
+
+def test_every_call_of_a_trained_agent_is_judged_and_the_teachers_mistakes_are_mended(simulated: Run) -> None:
+    calls = [
+        row["call_id"]
+        for row in read_folder(simulated.path("simulate", "calls")).to_pylist()
+        if row["agent"] in {"understander", "planner", "evaluator", "explainer"}
+    ]
+    refined = read_folder(simulated.path("refine", "calls")).to_pylist()
+    assert [row["call_id"] for row in refined] == calls
+    verdicts = Counter(row["verdict"] for row in refined)
+    assert verdicts["edit"] > 10
+    assert verdicts["keep"] > verdicts["edit"]
+    assert all(row["refined"] for row in refined if row["verdict"] != "unjudged")
+    assert all(row["refined"] != row["output"] for row in refined if row["verdict"] == "edit")
+    figures = [value(simulated, f"refine.{name}") for name in ("kept", "edited", "unjudged")]
+    assert figures == [verdicts["keep"], verdicts["edit"], verdicts["unjudged"]]
+    assert value(simulated, "refine.distinct") <= len(calls)
+
+
+def test_the_corpora_hold_every_agent_and_the_gate_is_calibrated(simulated: Run) -> None:
+    train = read_table(simulated.path("corpora", "sft", "train.parquet")).to_pylist()
+    heldout = read_table(simulated.path("corpora", "sft", "heldout.parquet")).to_pylist()
+    assert {row["agent"] for row in train} == {"understander", "planner", "evaluator", "explainer"}
+    assert not {row["sid"] for row in train} & {row["sid"] for row in heldout}
+    assert read_gate(simulated) == value(simulated, "gate.threshold") > 0
+
+
+def test_the_teacher_is_evaluated_on_other_held_out_scenarios(simulated: Run) -> None:
+    settings = EvaluateSettings(scenarios=8, agent_calls=10)
+    teacher = ModelSettings(mistake_rate=0.3)
+    evaluate.run_teacher(simulated, settings, domain="automotive", system=SYSTEM, seed=3, teacher=teacher)
+    conversations = read_folder(simulated.path("evaluate", "teacher", "conversations")).to_pylist()
+    played = {json.loads(row["scenario_json"])["sid"] for row in conversations}
+    simulated_too = read_folder(simulated.path("simulate", "conversations"), ["scenario_json"]).to_pylist()
+    assert len(played) == 8
+    assert not played & {json.loads(row["scenario_json"])["sid"] for row in simulated_too}
+    figures = simulated.figures("evaluate.teacher")
+    success = figures["evaluate.teacher.success"]
+    assert success.n == 8
+    assert success.interval is not None
+    for name in (
+        "understander.intent", "understander.entities", "planner.equivalent", "planner.executable",
+        "explainer.grounded", "evaluator.agreement",
+    ):  # fmt: skip
+        figure = figures[f"evaluate.teacher.{name}"]
+        assert 0.3 < float(figure.value) <= 1.0
+        assert figure.interval is not None
+    assert figures["evaluate.teacher.understander.intent"].n == 10
+    assert pq.read_table(simulated.path("evaluate", "teacher", "agents.parquet")).num_rows == 40
+
+
+def test_a_perfect_teacher_gets_everything_right(simulated: Run) -> None:
+    settings = EvaluateSettings(scenarios=8, agent_calls=20)
+    evaluate.run_teacher(simulated, settings, domain="automotive", system=SYSTEM, seed=3, teacher=ModelSettings())
+    for name in ("success", "understander.entities", "planner.equivalent", "planner.executable", "explainer.grounded"):
+        assert value(simulated, f"evaluate.teacher.{name}") == 1.0, name
