@@ -13,7 +13,7 @@ from agentmill.log import say
 from agentmill.runs import Run
 from cluster.config import RunConfig, config_of, read_config
 
-SERVE_GIB = 4.0
+SERVE_GIB = 5.0
 EXPERT_GIB = 1.0
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,15 +71,16 @@ def ray_session(record: Path | None = None, logs: Path | None = None) -> Iterato
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",
-        num_cpus=LOGICAL_CPUS,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    with _quiet_start():
+        ray.init(
+            address="local",
+            num_cpus=LOGICAL_CPUS,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own there, which leaves without a word
     _quieten()
@@ -160,6 +162,20 @@ def _keep_record(record: Path, stop: threading.Event) -> None:
             atomic_write_text(record, json.dumps(list(seen.values())))
         if stop.wait(RECORD_EVERY_S):
             return
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep the core's greeting (that it reads RAY_BACKEND_LOG_LEVEL) off the terminal; errors are exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _quieten() -> None:

@@ -166,7 +166,7 @@ STAGES: tuple[Stage, ...] = (
         sources=("agentmill", "simulation", "rayserve", "cluster.evaluation"),
         owns=("evaluate",),
         figures=("evaluate",),
-        memory_gib=4.0,
+        memory_gib=5.0,
     ),
     Stage(
         name="report",

@@ -163,6 +163,8 @@ def parse_body(model: type[B], raw: bytes) -> B:
         data = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}; send a JSON object", code="invalid_json") from error
+    if b"\\ud" in raw.lower() and not _is_unicode(data):
+        raise ApiError(400, "the body has half a surrogate pair; send whole characters", code="invalid_json")
     if not isinstance(data, dict):
         raise ApiError(400, f"the body is a JSON {type(data).__name__}; send an object", code="invalid_json")
     try:
@@ -264,6 +266,15 @@ def sse(data: dict[str, Any]) -> str:
 def models(name: str, created: int) -> dict[str, Any]:
     """The answer of GET /v1/models."""
     return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": "agentmill"}]}
+
+
+def _is_unicode(data: Any) -> bool:
+    """Whether every text in it can be written as UTF-8; JSON's escapes can spell what no tokenizer takes."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unsupported(name: str) -> ApiError:

@@ -1,4 +1,4 @@
-"""Makes the small base (tokenizer, copying, practice) and writes it with a record of how it was made.
+"""Makes the small base (tokenizer, induction heads, practice) and writes it with a record of how it was made.
 
 The result ships as package data, so this runs when the base is improved and never in the pipeline.
 """
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write (default: the package data)")
     parser.add_argument("--scratch", type=Path, default=Path("runs/base"), help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--copy-steps", type=int, default=800)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--copy-steps", type=int, default=100)
+    parser.add_argument("--learning-rate", type=float, default=7e-4)
     parser.add_argument("--vocabulary", type=int, default=1536)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args(argv)

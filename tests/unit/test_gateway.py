@@ -254,6 +254,7 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "no JSON": (b"{nope", 400, "invalid_json"),
     "not text": (b"\xff\xfe\x00", 400, "invalid_json"),
     "deep": (b"[" * 100_000, 400, "invalid_json"),
+    "half a character": ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "invalid_json"),
     "a list": (b"[]", 400, "invalid_json"),
     "nothing": (b"", 400, "invalid_value"),
     "no model": ({"model": None}, 400, "invalid_value"),
