@@ -125,6 +125,8 @@ def print_agents(details: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 1), pad_edge=False)
+    for overflow in ("fold", "fold", "ignore", "ignore"):
+        table.add_column(overflow=overflow, no_wrap=overflow == "ignore")
     for call in details.get("calls", []):
         cost = f"{call.get('prompt_tokens', 0)}+{call.get('completion_tokens', 0)} tokens"
         seconds = f"{1000 * float(call.get('latency_s', 0)):.0f} ms"

@@ -165,6 +165,7 @@ def _stop(signum: int, frame: object) -> NoReturn:
 def main() -> None:
     """Run the command; a user's error becomes a message."""
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)  # a shell that starts us in the background has it ignored
     try:
         app(standalone_mode=True)
     except UserError as error:

@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
@@ -55,6 +55,8 @@ class ServeModel:
                 await self._wait(attempt, error)
             except BackPressureError as error:
                 raise ModelError("the engine's queue is full; send fewer requests at a time") from error
+            except RayTaskError as error:
+                raise ModelError(f"the engine failed: {type(error.cause).__name__}") from error
             except TimeoutError as error:
                 raise ModelError(f"the engine gave no answer within {self._settings.timeout_s:g} s") from error
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -77,6 +79,8 @@ class ServeModel:
                 await self._wait(attempt, error)
             except BackPressureError as error:
                 raise ModelError("the engine's queue is full; send fewer requests at a time") from error
+            except RayTaskError as error:
+                raise ModelError(f"the engine failed: {type(error.cause).__name__}") from error
             except TimeoutError as error:
                 raise ModelError(f"the engine gave no answer within {self._settings.timeout_s:g} s") from error
         raise AssertionError("unreachable: the last attempt returns or raises")

@@ -16,7 +16,7 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from agentmill.config import UserError
-from agentmill.models.chat import ChatReply, ChatRequest
+from agentmill.models.chat import ChatReply, ChatRequest, Message, Sampling
 from rayserve.answers import EngineAnswer
 from rayserve.settings import EngineSettings
 
@@ -37,6 +37,18 @@ class LocalModel(CallbackBase):
 
 class SharedEngine(LLMServer):
     """The engine's deployment: LLMServer with the project's own request and reply types at its boundary."""
+
+    async def start(self) -> None:
+        """Start the engine and have it say one word: what vLLM refuses only at the first prompt is found here.
+
+        Raises:
+            ModelError: when it refuses (an engine that dies raises vLLM's own error).
+        """
+        await super().start()
+        hello = ChatRequest(
+            agent="explainer", messages=(Message(role="user", content="hello"),), sampling=Sampling(max_tokens=1)
+        )
+        (await self.complete(hello)).unwrap()
 
     async def complete(self, request: ChatRequest) -> EngineAnswer:
         """One whole answer."""
@@ -105,7 +117,7 @@ def _deployment(settings: EngineSettings) -> dict[str, Any]:
         "max_ongoing_requests": settings.max_ongoing_requests,
         "max_queued_requests": settings.max_queued_requests,
         "graceful_shutdown_timeout_s": 5,
-        "max_constructor_retry_count": 2,  # a folder that does not load will not load the next time
+        "max_constructor_retry_count": 1,  # a folder that does not load will not load the next time
     }
     options["autoscaling_config"] = {
         "min_replicas": settings.replicas,

@@ -8,6 +8,7 @@ only; when `start` returns, the gateway has answered; when it raises, nothing of
 import http.client
 import importlib.util
 import logging
+import re
 import signal
 import threading
 import time
@@ -26,6 +27,7 @@ from rayserve.settings import LOOPBACK, AppArguments, ServeSettings
 APP_NAME = "agentmill"
 POLL_S = 0.2
 STOP_TIMEOUT_S = 30.0
+_VLLM_ERROR = re.compile(r"^\((?:Worker|EngineCore)\b.* ERROR .*?\] (\w+(?:Error|Exception): .+)$", re.MULTILINE)
 
 
 @dataclass
@@ -160,7 +162,7 @@ def _await_answer(base_url: str, deadline: float) -> None:
     while not _answers(base_url, timeout_s=10):
         trouble = _trouble()
         if trouble:
-            raise UserError(f"the served system did not start: {trouble}")
+            raise UserError(f"the served system did not start: {trouble}; Ray's logs are in {_log_folder()}")
         if time.monotonic() > deadline:
             raise UserError("the served system did not answer in time; raise serve.start_timeout_s or free the machine")
         time.sleep(POLL_S)
@@ -186,7 +188,23 @@ def _trouble() -> str:
     if application is None or application.status not in ("DEPLOY_FAILED", "UNHEALTHY"):
         return ""
     messages = [d.message for d in application.deployments.values() if d.message] or [application.message]
-    return messages[0].strip().splitlines()[-1][:400] if messages[0] else str(application.status)
+    said = messages[0].strip().splitlines()[-1][:400] if messages[0] else str(application.status)
+    return _root_cause() or said
+
+
+def _root_cause() -> str:
+    """The first error that vLLM's own processes logged: what reaches Serve says only that there was one."""
+    for log in sorted(_log_folder().glob("worker-*.out"), key=lambda file: file.stat().st_mtime, reverse=True):
+        found = _VLLM_ERROR.search(log.read_text(encoding="utf-8", errors="replace"))
+        if found:
+            return found.group(1)[:400]
+    return ""
+
+
+def _log_folder() -> Path:
+    import ray
+
+    return Path(ray._private.worker._global_node.get_session_dir_path(), "logs")
 
 
 @contextmanager

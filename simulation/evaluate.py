@@ -19,7 +19,7 @@ from pydantic import Field
 
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
-from agentmill.config import Strict
+from agentmill.config import Strict, UserError
 from agentmill.domains.base import Assessment, Domain, Scenario, load_domain
 from agentmill.log import duration, progress, say
 from agentmill.models.chat import ChatModel
@@ -34,17 +34,28 @@ from simulation.scenarios import conversation_sid
 from simulation.tables import conversation_tables, read_table, scenarios_by_sid, write_table
 
 TEACHER = "teacher"
+
+
+class EvaluationFailed(UserError):
+    """Too much went wrong technically for the figures to say anything about the model; none is recorded."""
+
+
 Player = Callable[[Scenario, str], Awaitable[Rolled]]
 
 
 class EvaluateSettings(Strict):
-    """How many held-out scenarios and agent calls, who plays the customer, how many at a time."""
+    """How many held-out scenarios and agent calls, who plays the customer, how many at a time.
+
+    Up to `max_error_share` of the conversations, and of the calls, may fail technically (they count as wrong); beyond
+    that it is the serving that failed and not the model.
+    """
 
     scenarios: int = Field(50, ge=1)
     agent_calls: int = Field(200, ge=0)
     user: ModelSettings = ModelSettings()
     concurrency: int = Field(8, ge=1)
     conversation_timeout_s: float = Field(300.0, gt=0.0)
+    max_error_share: float = Field(0.1, ge=0.0, le=1.0)
 
 
 def run(
@@ -108,10 +119,12 @@ async def _evaluate(
     scenarios = evaluation_scenarios(run, domain, settings.scenarios, seed)
     kept = run.path("evaluate", f"{stage}.partial.jsonl")
     done = await _play_all(player, scenarios, settings, stage, kept)
+    _require_few_errors([d.conversation.error for d in done], settings, stage, "conversations")
     tests = _agent_tests(run, settings, seed)
     answers = await ask_all(
         model, tests, system, concurrency=4 * settings.concurrency, seed=seed, label=f"eval {stage}"
     )
+    _require_few_errors([answer.error for answer in answers], settings, stage, "agent calls")
     measures, right = await measure(answers, domain)
     _write(run, stage, done, answers, right)
     _record_conversations(run, stage, done, time.monotonic() - began)
@@ -176,6 +189,16 @@ async def _play_all(
     with progress(f"eval {stage}", len(scenarios), "conversations") as bar:
         await asyncio.gather(*map(one, scenarios))
     return [done[conversation_sid(scenario, stage)] for scenario in scenarios]
+
+
+def _require_few_errors(errors: list[str], settings: EvaluateSettings, stage: str, unit: str) -> None:
+    failed = [error for error in errors if error]
+    if len(failed) > settings.max_error_share * len(errors):
+        raise EvaluationFailed(
+            f"evaluate.{stage}: {len(failed)} of {len(errors)} {unit} failed technically, more than "
+            f"evaluate.max_error_share={settings.max_error_share:g} allows; the first: {failed[0]}; "
+            "mend the cause and run again (what succeeded is kept)"
+        )
 
 
 def _read_kept(kept: Path) -> dict[str, Rolled]:

@@ -30,7 +30,7 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """A typed function of the world. `changes` says whether it changes the world (needs the customer's confirmation)."""
+    """A typed function of the world; one that `changes` the world needs the customer's confirmation."""
 
     function: Callable[..., Any]
     changes: bool

@@ -61,7 +61,9 @@ def copying(vocab_size: int, seed: int) -> Iterator[Batch]:
     while True:
         span = int(torch.randint(6, length // 2 + 1, (1,), generator=generator))
         rows = TOKENS // length
-        once = tokens[torch.multinomial(likelihood, rows * span, replacement=True, generator=generator)].view(rows, span)
+        once = tokens[torch.multinomial(likelihood, rows * span, replacement=True, generator=generator)].view(
+            rows, span
+        )
         ids = once.repeat(1, length // span + 1)[:, :length].contiguous()
         weights = torch.ones(ids.shape)
         weights[:, :span] = 0.0

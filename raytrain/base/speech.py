@@ -14,8 +14,25 @@ Entities = dict[str, Any]
 _HELLO = ("Hi, ", "Hello, ", "Hey, ", "Good morning, ", "Good day. ", "Hi there, ", "")
 _FILLER = ("well, ", "um, ", "so, ", "ok, ", "right, ", "", "", "", "", "")
 _TAIL = (" please", ", thanks", ", thank you", ", please", "", "", "", "", "", "")
-YES = ("Yes", "Yes please", "yes, go ahead", "Sure", "Sounds good", "That works", "Please do", "Yes, book it", "Correct",
-       "ok, do it", "Perfect, yes", "yep", "Go ahead", "Fine with me", "Yes, that is right", "I agree", "Absolutely")  # fmt: skip
+YES = (
+    "Yes",
+    "Yes please",
+    "yes, go ahead",
+    "Sure",
+    "Sounds good",
+    "That works",
+    "Please do",
+    "Yes, book it",
+    "Correct",
+    "ok, do it",
+    "Perfect, yes",
+    "yep",
+    "Go ahead",
+    "Fine with me",
+    "Yes, that is right",
+    "I agree",
+    "Absolutely",
+)
 NO = ("No", "no thanks", "Not now", "No, leave it", "I changed my mind", "Rather not", "No, never mind", "not really")
 CHAT = ("Hello", "Hi there", "Good morning", "How are you?", "Thanks a lot", "Thank you, bye", "Nice to meet you",
         "You have been very helpful", "Hey", "That is all, thanks", "Great, thank you", "Good evening")  # fmt: skip
@@ -92,23 +109,49 @@ def clause(rng: Random, venue: Venue, slot: str, value: Any) -> str:
     forms = {
         "day": ("on {}", "{}", "this {}", "for {}", "next {}"),
         "time": ("at {}", "{}", "around {}", "from {}"),
-        venue.person: ("my name is {}", "I'm {}", "I am {}", "it's for {}", "name is {}", "for {}", "this is {}", "the name is {}"),
-        venue.card: (f"my {venue.card} is {{}}", f"{venue.card} {{}}", f"{venue.card} number {{}}", f"the {venue.card} is {{}}"),
+        venue.person: (
+            "my name is {}",
+            "I'm {}",
+            "I am {}",
+            "it's for {}",
+            "name is {}",
+            "for {}",
+            "this is {}",
+            "the name is {}",
+        ),
+        venue.card: (
+            f"my {venue.card} is {{}}",
+            f"{venue.card} {{}}",
+            f"{venue.card} number {{}}",
+            f"the {venue.card} is {{}}",
+        ),
         venue.code: (f"{venue.item} {{}}", f"the {venue.item} {{}}", "number {}", "{}", f"{venue.code} {{}}"),
         venue.reference: (f"{venue.reference} {{}}", "it is {}", f"my {venue.reference} is {{}}", "number {}"),
-        venue.limit: ("under {}", "below {}", "up to {}", "for at most {}", "no more than {}", "my budget is {}", "max {}", "less than {}"),
-        venue.brand: (f"from {{}}", "by {}", "made by {}", "a {}"),
+        venue.limit: (
+            "under {}",
+            "below {}",
+            "up to {}",
+            "for at most {}",
+            "no more than {}",
+            "my budget is {}",
+            "max {}",
+            "less than {}",
+        ),
+        venue.brand: ("from {}", "by {}", "made by {}", "a {}"),
         venue.product: ("the {}", f"{venue.product} {{}}", "a {}"),
         "year": ("from {}", "year {}", "it is a {}", "built in {}", "bought in {}"),
         "usage": ("used {} hours", "with {} hours", "about {} hours", "{} hours on it", "it ran {} hours"),
         "condition": ("in {} condition", "condition is {}", "{} condition", "it is {}"),
-    }.get(slot, ("{}", "something {}", "I like {}", f"{venue.first_choice} {{}}" if slot == venue.first_choice else "{}"))
+    }.get(
+        slot, ("{}", "something {}", "I like {}", f"{venue.first_choice} {{}}" if slot == venue.first_choice else "{}")
+    )
     return rng.choice(forms).format(said)
 
 
 def _find(rng: Random, v: Venue, heard: Entities) -> str:
     noun = " ".join(
-        [bare(rng, v, s, heard[s]) for s in (v.first_choice, v.second_choice, v.brand) if s in heard] + [rng.choice((v.item, v.items))]
+        [bare(rng, v, s, heard[s]) for s in (v.first_choice, v.second_choice, v.brand) if s in heard]
+        + [rng.choice((v.item, v.items))]
     )
     lead = rng.choice(("I'm looking for", "Do you have", "show me", "I want", "I need", "find me", "any", "have you got",
                        "I would like", "can you find", "are there any", "looking for", "we need"))  # fmt: skip
@@ -123,12 +166,43 @@ def _request(rng: Random, v: Venue, intent: str, heard: Entities) -> str:
         return _find(rng, v, heard)
     verb = v.book[0].split("_")[0]
     leads = {
-        v.details[0]: ("tell me about", "what can you tell me about", "more about", "give me the details of", "what is", "info on"),
-        v.book[0]: (f"I'd like to {verb}", f"I want to {verb}", f"can I {verb}", f"please {verb}", f"{verb}", f"could we {verb}"),
-        v.cancel[0]: ("please cancel my booking", "I need to cancel", "cancel it", "I can't make it, cancel", "drop my booking"),
-        v.hours[0]: ("when are you open", "what are your hours", "are you open", "opening hours", "until when are you open"),
-        v.appraise[0]: (f"I want to sell my {v.item}", f"what is my {v.item} worth", f"how much for my {v.item}", f"value my {v.item}"),
-    }  # fmt: skip
+        v.details[0]: (
+            "tell me about",
+            "what can you tell me about",
+            "more about",
+            "give me the details of",
+            "what is",
+            "info on",
+        ),
+        v.book[0]: (
+            f"I'd like to {verb}",
+            f"I want to {verb}",
+            f"can I {verb}",
+            f"please {verb}",
+            f"{verb}",
+            f"could we {verb}",
+        ),
+        v.cancel[0]: (
+            "please cancel my booking",
+            "I need to cancel",
+            "cancel it",
+            "I can't make it, cancel",
+            "drop my booking",
+        ),
+        v.hours[0]: (
+            "when are you open",
+            "what are your hours",
+            "are you open",
+            "opening hours",
+            "until when are you open",
+        ),
+        v.appraise[0]: (
+            f"I want to sell my {v.item}",
+            f"what is my {v.item} worth",
+            f"how much for my {v.item}",
+            f"value my {v.item}",
+        ),
+    }
     text = rng.choice(leads[intent])
     if intent in (v.details[0], v.book[0]) and v.code not in heard:
         text += rng.choice((f" a {v.item}", f" one of the {v.items}", f" the {v.item}", " one"))
@@ -151,7 +225,9 @@ def request(rng: Random, venue: Venue, intent: str) -> tuple[str, Entities]:
     if intent == venue.chat:
         return rng.choice(CHAT) + rng.choice(("", ".", "!")), {}
     if intent == venue.other:
-        filled = rng.choice(OTHER).format(w=made_up(rng), v=made_up(rng), p=person(rng), n=rng.randint(2, 99), m=rng.randint(2, 99))
+        filled = rng.choice(OTHER).format(
+            w=made_up(rng), v=made_up(rng), p=person(rng), n=rng.randint(2, 99), m=rng.randint(2, 99)
+        )
         return filled, {}
     share = rng.choice((0.0, 0.3, 0.6, 1.0))
     heard = {s: draw(rng, venue, s) for s in slots_of(venue)[intent].all if rng.random() < share}

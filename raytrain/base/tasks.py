@@ -63,7 +63,14 @@ def understand(rng: Random, v: Venue) -> Sample:
     else:
         if before != "none":
             state = _filled(rng, v, slots[before].all, 0.9)
-            tail = rng.choice((f"Anything else I can do for you?", "Is there more?", _proposal(v, before, state), "Can I help with more?"))
+            tail = rng.choice(
+                (
+                    "Anything else I can do for you?",
+                    "Is there more?",
+                    _proposal(v, before, state),
+                    "Can I help with more?",
+                )
+            )
         intent = rng.choice(intents if act == "open" else (v.chat, v.other))
         utterance, heard = request(rng, v, intent)
     known = state if intent == before else {k: x for k, x in state.items() if k in (v.code, v.person, v.card)}
@@ -109,7 +116,9 @@ def write_plan(v: Venue, intent: str, e: Entities, confirmed: bool, skip: str = 
             return look
         cancel = f"{v.cancel[2]} = {_call(v.cancel[1], e)}"
         return f'{look}\nif {v.lookup[1]}["found"]:\n    {cancel}' if skip != "check" else cancel
-    _, tool, variable = {v.find[0]: v.find, v.details[0]: v.details, v.hours[0]: v.hours, v.appraise[0]: v.appraise}[intent]
+    _, tool, variable = {v.find[0]: v.find, v.details[0]: v.details, v.hours[0]: v.hours, v.appraise[0]: v.appraise}[
+        intent
+    ]
     return f"{variable} = {_call(tool, e)}"
 
 
@@ -156,7 +165,11 @@ def plan(rng: Random, v: Venue) -> Sample:
         refused, kind = _faulty(rng, v, intent, entities, confirmed)
         frame["violation"] = f"{kind}: {_FAULTS[kind]}"
         block = ("plan", refused)
-    return f"Planner of {v.title}. Reply with a plan.", render_frame(frame, block=block), write_plan(v, intent, entities, confirmed)
+    return (
+        f"Planner of {v.title}. Reply with a plan.",
+        render_frame(frame, block=block),
+        write_plan(v, intent, entities, confirmed),
+    )
 
 
 def evaluate(rng: Random, v: Venue) -> Sample:
@@ -174,7 +187,13 @@ def evaluate(rng: Random, v: Venue) -> Sample:
 
 def _listing(rng: Random, v: Venue) -> list[dict[str, Any]]:
     return [
-        {v.code: code(rng), "year": rng.randint(1995, 2025), v.brand: made_up(rng), v.product: product(rng), "price": amount(rng)}
+        {
+            v.code: code(rng),
+            "year": rng.randint(1995, 2025),
+            v.brand: made_up(rng),
+            v.product: product(rng),
+            "price": amount(rng),
+        }
         for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 3)))
     ]
 
@@ -191,8 +210,16 @@ def _explain_find(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[
 def _explain_details(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
     if rng.random() < 0.1:
         return {v.details[2]: {"found": False, v.code: e[v.code]}}, f"I have no {v.item} with the {v.code} {e[v.code]}."
-    row = {"found": True, v.code: e[v.code], "year": rng.randint(1995, 2025), v.brand: made_up(rng), v.product: product(rng),
-           v.first_choice: draw(rng, v, v.first_choice), "usage": amount(rng), "price": amount(rng)}  # fmt: skip
+    row = {
+        "found": True,
+        v.code: e[v.code],
+        "year": rng.randint(1995, 2025),
+        v.brand: made_up(rng),
+        v.product: product(rng),
+        v.first_choice: draw(rng, v, v.first_choice),
+        "usage": amount(rng),
+        "price": amount(rng),
+    }
     text = (f"{row[v.code]} is a {row['year']} {row[v.brand]} {row[v.product]}, {row[v.first_choice]}, "
             f"used {row['usage']} hours, for ${row['price']}.")  # fmt: skip
     return {v.details[2]: row}, text
@@ -205,9 +232,14 @@ def _explain_book(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[
     if not free:
         return {v.check[1]: slot}, f"{e[v.code]} is not free on {e['day']} at {e['time']}. Would another time suit you?"
     if not confirmed:
-        return {v.check[1]: slot}, f"{e[v.code]} is free on {e['day']} at {e['time']}. Shall I {verb} it for {e[v.person]}?"
+        return {
+            v.check[1]: slot
+        }, f"{e[v.code]} is free on {e['day']} at {e['time']}. Shall I {verb} it for {e[v.person]}?"
     if rng.random() < 0.15:
-        return {v.check[1]: slot, v.verify[1]: {"verified": False}}, f"I could not verify the {v.card} {e[v.card]} of {e[v.person]}."
+        return {
+            v.check[1]: slot,
+            v.verify[1]: {"verified": False},
+        }, f"I could not verify the {v.card} {e[v.card]} of {e[v.person]}."
     ticket = code(rng, digits=5)
     done = {v.check[1]: slot, v.verify[1]: {"verified": True}, v.book[2]: {v.reference: ticket}}
     return done, f"Done, {e[v.person]}: {e[v.code]} on {e['day']} at {e['time']}. Your {v.reference} is {ticket}."
@@ -227,7 +259,9 @@ def _explain_hours(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple
     if rng.random() < 0.15:
         return {"hours": {"day": e["day"], "open": False}}, f"We are closed on {e['day']}."
     opens, closes = clock(rng.randint(7, 10)), clock(rng.randint(16, 21))
-    return {"hours": {"day": e["day"], "opens": opens, "closes": closes}}, f"On {e['day']} we are open from {opens} to {closes}."
+    return {
+        "hours": {"day": e["day"], "opens": opens, "closes": closes}
+    }, f"On {e['day']} we are open from {opens} to {closes}."
 
 
 def _explain_appraise(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
@@ -243,7 +277,11 @@ def explain(rng: Random, v: Venue) -> Sample:
     if rng.random() < 0.12:
         intent = rng.choice((v.chat, v.other))
         utterance, _ = request(rng, v, intent)
-        text = f"Hello from {v.title}. I can find, book and value {v.items}." if intent == v.chat else f"I can only help with {v.items}."
+        text = (
+            f"Hello from {v.title}. I can find, book and value {v.items}."
+            if intent == v.chat
+            else f"I can only help with {v.items}."
+        )
         return system, render_frame({"intent": intent, "customer": utterance}), text
     intent, entities, confirmed, frame = _task(rng, v)
     tellers: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
@@ -281,7 +319,11 @@ def extract(rng: Random, v: Venue) -> Sample:
     if rng.random() < 0.3:
         tidy = ", ".join(_SAID[k][0].format(x) for k, x in record.items())
         return "Write the record as text.", render_frame({"record": record}), tidy
-    return "Extract to JSON.", render_frame({"keys": ", ".join(keys), "text": text}), compact({k: record[k] for k in keys})
+    return (
+        "Extract to JSON.",
+        render_frame({"keys": ", ".join(keys), "text": text}),
+        compact({k: record[k] for k in keys}),
+    )
 
 
 def look_up(rng: Random, v: Venue) -> Sample:
@@ -289,7 +331,11 @@ def look_up(rng: Random, v: Venue) -> Sample:
     field, make = rng.choice((("price", amount), ("code", code), ("owner", person), ("town", made_up)))
     rows = [{"item": product(rng), field: make(rng)} for _ in range(rng.randint(2, 6))]
     row = rng.choice(rows)
-    return "Answer from the rows.", render_frame({"rows": rows, "question": f"What is the {field} of {row['item']}?"}), str(row[field])
+    return (
+        "Answer from the rows.",
+        render_frame({"rows": rows, "question": f"What is the {field} of {row['item']}?"}),
+        str(row[field]),
+    )
 
 
 _MIX: tuple[tuple[Callable[[Random, Venue], Sample], int], ...] = (

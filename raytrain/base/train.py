@@ -133,7 +133,10 @@ def train(
         if progress.step % 50 == 0:
             progress.curve.append({"step": progress.step, "loss": mean, "seconds": progress.seconds})
             rate = tokens / (time.monotonic() - began)
-            say("base", f"step {progress.step}/{schedule.steps} loss {mean:.4f} {rate:.0f} tokens/s {progress.seconds:.0f} s")
+            say(
+                "base",
+                f"step {progress.step}/{schedule.steps} loss {mean:.4f} {rate:.0f} tokens/s {progress.seconds:.0f} s",
+            )
         if progress.step % 200 == 0 or progress.step == schedule.steps:
             save(checkpoint, model, optimizer, progress)
     return model, progress

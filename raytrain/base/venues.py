@@ -18,7 +18,20 @@ _ITEMS = (
     ("printer", "printers"), ("laptop", "laptops"), ("saddle", "saddles"), ("clock", "clocks"), ("lamp", "lamps"),
     ("ring", "rings"), ("rug", "rugs"), ("mower", "mowers"), ("desk", "desks"), ("phone", "phones"), ("ski", "skis"),
 )  # fmt: skip
-_TRADES = ("Rentals", "House", "Gallery", "Corner", "Centre", "Market", "Works", "Club", "Store", "Point", "Yard", "Hall")
+_TRADES = (
+    "Rentals",
+    "House",
+    "Gallery",
+    "Corner",
+    "Centre",
+    "Market",
+    "Works",
+    "Club",
+    "Store",
+    "Point",
+    "Yard",
+    "Hall",
+)
 _CHOICES = {
     "kind": ("small", "large", "classic", "folding", "compact", "family", "sport", "deluxe"),
     "colour": ("red", "blue", "green", "black", "white", "silver"),
@@ -64,9 +77,17 @@ class Venue:
 def _asks(rng: Random, venue_item: str, slots: dict[str, str]) -> dict[str, str]:
     """The question for every slot, in this venue's words."""
     polite = rng.choice(("Could you tell me", "May I have", "Please give me"))
-    which = rng.choice((f"Which {venue_item} is it about?", f"Which {venue_item} do you mean?", f"What is the {slots['code']} of the {venue_item}?"))
+    which = rng.choice(
+        (
+            f"Which {venue_item} is it about?",
+            f"Which {venue_item} do you mean?",
+            f"What is the {slots['code']} of the {venue_item}?",
+        )
+    )
     return {
-        slots["first"]: rng.choice((f"What {slots['first']} are you looking for?", f"Which {slots['first']} would you like?")),
+        slots["first"]: rng.choice(
+            (f"What {slots['first']} are you looking for?", f"Which {slots['first']} would you like?")
+        ),
         slots["brand"]: rng.choice((f"Which {slots['brand']} is your {venue_item}?", f"What {slots['brand']} is it?")),
         slots["product"]: rng.choice((f"Which {slots['product']} is it?", f"What is the {slots['product']}?")),
         slots["code"]: which,
@@ -95,23 +116,56 @@ def _venue(rng: Random, item: str, items: str) -> Venue:
     find, book = rng.choice(("find", "search", "browse", "list")), rng.choice(("book", "reserve", "hold", "rent"))
     lookup_variable = rng.choice(("booking", "entry", "found"))
     title = f"{made_up(rng)} {rng.choice(_TRADES)}"
+    card = words["card"]
+    find_tool = (f"search_{items}", f"list_{items}", "search_stock", "query_catalog")
     return Venue(
-        title=title, item=item, items=items, first_choice=first, second_choice=second, choices=_CHOICES,
-        brand=words["brand"], product=words["product"], code=words["code"], person=words["person"],
-        card=words["card"], reference=words["reference"],
+        title=title,
+        item=item,
+        items=items,
+        first_choice=first,
+        second_choice=second,
+        choices=_CHOICES,
+        brand=words["brand"],
+        product=words["product"],
+        code=words["code"],
+        person=words["person"],
+        card=card,
+        reference=words["reference"],
         limit=rng.choice(("max_price", "budget", "limit", "price_cap")),
-        find=(f"{find}_{items}", rng.choice((f"search_{items}", f"list_{items}", "search_stock", "query_catalog")), items),
-        details=(f"{item}_{rng.choice(('details', 'info', 'facts'))}", rng.choice((f"get_{item}", f"show_{item}", "read_item")), item),
-        book=(f"{book}_{item}", rng.choice((f"{book}_{item}", "make_booking", "add_reservation")), rng.choice(("booking", "done", "order"))),
+        find=(f"{find}_{items}", rng.choice(find_tool), items),
+        details=(
+            f"{item}_{rng.choice(('details', 'info', 'facts'))}",
+            rng.choice((f"get_{item}", f"show_{item}", "read_item")),
+            item,
+        ),
+        book=(
+            f"{book}_{item}",
+            rng.choice((f"{book}_{item}", "make_booking", "add_reservation")),
+            rng.choice(("booking", "done", "order")),
+        ),
         check=(rng.choice(("check_slot", "is_free", "check_day")), rng.choice(("slot", "free", "spot"))),
-        verify=(rng.choice((f"verify_{words['card']}", f"check_{words['card']}")), rng.choice(("check", "valid", "proof"))),
-        cancel=(f"cancel_{rng.choice(('booking', item))}", rng.choice(("cancel_booking", "drop_booking")), rng.choice(("done", "gone"))),
+        verify=(rng.choice((f"verify_{card}", f"check_{card}")), rng.choice(("check", "valid", "proof"))),
+        cancel=(
+            f"cancel_{rng.choice(('booking', item))}",
+            rng.choice(("cancel_booking", "drop_booking")),
+            rng.choice(("done", "gone")),
+        ),
         lookup=(rng.choice(("find_booking", "get_booking")), lookup_variable),
-        hours=(rng.choice(("opening_hours", "visiting_hours", "ask_hours")), rng.choice(("opening_hours", "get_hours", "desk_hours")), "hours"),
-        appraise=(rng.choice((f"value_{item}", f"sell_{item}", "appraise")), rng.choice((f"estimate_{item}", "estimate_value", "quote")), rng.choice(("value", "offer"))),
-        conditions=_CONDITIONS, chat=rng.choice(("small_talk", "chat", "greeting")),
-        other=rng.choice(("out_of_scope", "other", "unsupported")), asks=_asks(rng, item, words),
-    )  # fmt: skip
+        hours=(
+            rng.choice(("opening_hours", "visiting_hours", "ask_hours")),
+            rng.choice(("opening_hours", "get_hours", "desk_hours")),
+            "hours",
+        ),
+        appraise=(
+            rng.choice((f"value_{item}", f"sell_{item}", "appraise")),
+            rng.choice((f"estimate_{item}", "estimate_value", "quote")),
+            rng.choice(("value", "offer")),
+        ),
+        conditions=_CONDITIONS,
+        chat=rng.choice(("small_talk", "chat", "greeting")),
+        other=rng.choice(("out_of_scope", "other", "unsupported")),
+        asks=_asks(rng, item, words),
+    )
 
 
 @cache

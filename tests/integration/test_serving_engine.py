@@ -1,6 +1,8 @@
 """The served system on the shared vLLM engine: whole answers, streams, refusals. The weights may mean nothing."""
 
 import asyncio
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,31 @@ import pytest
 
 from agentmill.agents.contracts import ExplainerResult, ExplainerTask
 from agentmill.agents.state import DialogueState
+from agentmill.config import UserError
 from agentmill.domains.base import Json
 from rayserve.serve import Served, start
 from rayserve.settings import ServeSettings
 from simulation.gateway_client import GatewayClient
+from tests.tiny_llama import write_tiny_llama
 
 
-def test_the_shared_engine_answers_streams_and_refuses_as_values(ray_local: None, tiny_model_dir: Path) -> None:
-    served = start(ServeSettings(port=0, sessions_api=True), tiny_model_dir, domain="automotive")
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with a head size that vLLM's CPU attention has."""
+    return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny", hidden=128)
+
+
+def test_a_model_that_does_not_load_is_said_with_vllms_reason(ray_local: None, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "hidden_size": 256, "head_dim": 32}))
+    with pytest.raises(UserError, match=r"did not start: .*size.*logs are in"):
+        start(ServeSettings(port=0), broken, domain="automotive")
+
+
+def test_the_shared_engine_answers_streams_and_refuses_as_values(ray_local: None, model: Path) -> None:
+    served = start(ServeSettings(port=0, sessions_api=True), model, domain="automotive")
     try:
         talk(served)
         asyncio.run(ask_agents(served))

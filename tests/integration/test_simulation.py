@@ -15,7 +15,7 @@ from agentmill.agents.settings import TeamSettings
 from agentmill.runs import Run
 from simulation import corpora, evaluate, refine, simulate
 from simulation.corpora import CorporaSettings, read_gate
-from simulation.evaluate import EvaluateSettings
+from simulation.evaluate import EvaluateSettings, EvaluationFailed
 from simulation.job import Job, JobFailed, Pool, heed, run_job
 from simulation.models import ModelSettings
 from simulation.refine import RefineSettings
@@ -185,6 +185,15 @@ def test_the_teacher_is_evaluated_on_other_held_out_scenarios(simulated: Run) ->
         assert figure.interval is not None
     assert figures["evaluate.teacher.understander.intent"].n == 10
     assert pq.read_table(simulated.path("evaluate", "teacher", "agents.parquet")).num_rows == 40
+
+
+def test_a_system_that_does_not_work_is_no_result(simulated: Run) -> None:
+    dead = ModelSettings(kind="endpoint", url="http://127.0.0.1:9/v1", name="none", timeout_s=0.1)
+    settings = EvaluateSettings(scenarios=2, agent_calls=1, conversation_timeout_s=1.0)
+    simulated.forget("evaluate.teacher")
+    with pytest.raises(EvaluationFailed, match="2 of 2 conversations failed technically"):
+        evaluate.run_teacher(simulated, settings, domain="automotive", system=SYSTEM, seed=3, teacher=dead)
+    assert not simulated.figures("evaluate.teacher")
 
 
 def test_a_perfect_teacher_gets_everything_right(simulated: Run) -> None:

@@ -5,6 +5,8 @@ from itertools import islice
 from random import Random
 
 import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
 
 from agentmill.agents.frames import parse_frame
 from raytrain.base import WEIGHTS
@@ -12,33 +14,31 @@ from raytrain.base.speech import draw, slots_of
 from raytrain.base.tasks import plan, sample, understand, write_plan
 from raytrain.base.venues import venues
 
-torch = pytest.importorskip("torch")
-
-from raytrain.base.material import LENGTHS, copying  # noqa: E402
-from raytrain.base.tokenizer import render, train_tokenizer  # noqa: E402
-from raytrain.base.train import Schedule  # noqa: E402
+from raytrain.base.material import LENGTHS, copying
+from raytrain.base.tokenizer import render, train_tokenizer
+from raytrain.base.train import Schedule
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> PreTrainedTokenizerFast:
     rng = Random(3)
     return train_tokenizer(("".join(render(*sample(rng))) for _ in range(3000)), 900)
 
 
-def test_the_same_seed_gives_the_same_practice():
+def test_the_same_seed_gives_the_same_practice() -> None:
     assert [sample(Random(5)) for _ in range(3)] == [sample(Random(5)) for _ in range(3)]
 
 
-def test_practice_knows_no_domain_of_the_project():
+def test_practice_knows_no_domain_of_the_project() -> None:
     rng = Random(1)
     text = " ".join(" ".join(sample(rng)) for _ in range(3000)).lower()
     for word in ("northgate", "toyota", "test drive", "test_drive", "vehicle", "dealer"):
         assert word not in text
 
 
-def test_every_entity_heard_is_in_the_slots_of_its_intent():
+def test_every_entity_heard_is_in_the_slots_of_its_intent() -> None:
     rng = Random(2)
     for _ in range(500):
         venue = rng.choice(venues())
@@ -46,7 +46,7 @@ def test_every_entity_heard_is_in_the_slots_of_its_intent():
         assert set(heard["entities"]) <= set(slots_of(venue)[heard["intent"]].all)
 
 
-def test_open_values_of_an_understanding_stand_in_the_utterance():
+def test_open_values_of_an_understanding_stand_in_the_utterance() -> None:
     rng = Random(4)
     for _ in range(500):
         venue = rng.choice(venues())
@@ -58,7 +58,7 @@ def test_open_values_of_an_understanding_stand_in_the_utterance():
                 assert entities[slot] in utterance
 
 
-def test_a_plan_uses_the_values_of_its_frame_and_is_python():
+def test_a_plan_uses_the_values_of_its_frame_and_is_python() -> None:
     rng = Random(6)
     for _ in range(300):
         venue = rng.choice(venues())
@@ -68,7 +68,7 @@ def test_a_plan_uses_the_values_of_its_frame_and_is_python():
         assert any(value in completion for value in values)
 
 
-def test_a_booking_plan_checks_before_it_changes():
+def test_a_booking_plan_checks_before_it_changes() -> None:
     rng, venue = Random(8), venues()[0]
     intent = venue.book[0]
     entities = {slot: draw(rng, venue, slot) for slot in slots_of(venue)[intent].required}
@@ -77,7 +77,7 @@ def test_a_booking_plan_checks_before_it_changes():
     assert venue.book[1] + "(" not in write_plan(venue, intent, entities, confirmed=False).replace(venue.check[0], "")
 
 
-def test_a_value_is_the_same_tokens_in_prose_and_in_json(tokenizer):
+def test_a_value_is_the_same_tokens_in_prose_and_in_json(tokenizer: PreTrainedTokenizerFast) -> None:
     for value in ("Ana Brankovic", "N4821", "RAV4", "27450"):
         wanted = tokenizer(value)["input_ids"]
         for text in (f"customer: my name is {value}.", f'{{"name":"{value}"}}', f"({value}) for"):
@@ -85,12 +85,12 @@ def test_a_value_is_the_same_tokens_in_prose_and_in_json(tokenizer):
             assert any(ids[i : i + len(wanted)] == wanted for i in range(len(ids))), text
 
 
-def test_text_survives_the_tokenizer(tokenizer):
+def test_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     text = '<|user|>intent: none\ncustomer: Zoë Ångström  pays €5\n    x = f(a="b")<|end|>'
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_chat_template_writes_what_the_base_was_trained_on(tokenizer):
+def test_the_chat_template_writes_what_the_base_was_trained_on(tokenizer: PreTrainedTokenizerFast) -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     prompt, completion = render("s", "u", "c")
     assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == prompt
@@ -98,27 +98,29 @@ def test_the_chat_template_writes_what_the_base_was_trained_on(tokenizer):
     assert tokenizer.apply_chat_template(full, tokenize=False) == prompt + completion
 
 
-def test_copying_repeats_a_span_and_counts_all_but_the_first():
+def test_copying_repeats_a_span_and_counts_all_but_the_first() -> None:
     for batch in islice(copying(900, seed=1), 5):
         span = int((batch.weights[0] == 0).sum())
         assert torch.equal(batch.ids[:, :-span], batch.ids[:, span:]) and batch.weights[:, span:].all()
         assert batch.ids.shape[1] == LENGTHS[0] and not torch.equal(batch.ids[0], batch.ids[1])
 
 
-def test_the_learning_rate_warms_up_and_ends_low():
+def test_the_learning_rate_warms_up_and_ends_low() -> None:
     schedule = Schedule(steps=1000, copy_steps=100, peak=1.0, seed=0)
     rates = [schedule.learning_rate(step) for step in range(1000)]
     assert rates[0] < 0.01 and max(rates) == rates[500] == 1.0 and rates[-1] == pytest.approx(0.05)
 
 
-def test_the_shipped_base_fits_and_says_how_it_was_made():
+def test_the_shipped_base_fits_and_says_how_it_was_made() -> None:
     weights = WEIGHTS / "model.safetensors"
     record = json.loads((WEIGHTS / "base.json").read_text())
     assert weights.stat().st_size <= 16 * MIB
-    assert record["command"].startswith("agentmill base") and record["seconds"] > 0 and record["license"] == "Apache-2.0"
+    assert (
+        record["command"].startswith("agentmill base") and record["seconds"] > 0 and record["license"] == "Apache-2.0"
+    )
 
 
-def test_the_shipped_base_loads_and_knows_its_end_of_turn():
+def test_the_shipped_base_loads_and_knows_its_end_of_turn() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from agentmill.agents.contracts import (
@@ -96,6 +96,12 @@ async def test_a_refusal_by_the_engine_is_a_model_error_and_not_asked_again() ->
         await model(handle).complete(REQUEST)
     assert not caught.value.retryable
     assert handle.asked == 1
+
+
+async def test_an_engine_that_fails_is_a_model_error() -> None:
+    failed = RayTaskError("complete", "a traceback", RuntimeError("EngineDeadError"))
+    with pytest.raises(ModelError, match="the engine failed: RuntimeError"):
+        await model(Handle(failed)).complete(REQUEST)
 
 
 async def test_a_full_queue_is_a_model_error() -> None:
