@@ -120,7 +120,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(progress.step)
         loss = loss_of(compiled, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -10,13 +10,12 @@ from transformers import PreTrainedTokenizerFast
 
 from agentmill.agents.frames import parse_frame
 from raytrain.base import WEIGHTS
+from raytrain.base.material import LENGTHS, copying
 from raytrain.base.speech import draw, slots_of
 from raytrain.base.tasks import plan, sample, understand, write_plan
-from raytrain.base.venues import venues
-
-from raytrain.base.material import LENGTHS, copying
 from raytrain.base.tokenizer import render, train_tokenizer
 from raytrain.base.train import Schedule
+from raytrain.base.venues import venues
 
 MIB = 1024 * 1024
 
