@@ -13,6 +13,8 @@ from raytrain.base.words import DAYS, amount, clock, code, hour, made_up, person
 Entities = dict[str, Any]
 _HELLO = ("Hi, ", "Hello, ", "Hey, ", "Good morning, ", "Good day. ", "Hi there, ", "")
 _FILLER = ("well, ", "um, ", "so, ", "ok, ", "right, ", "", "", "", "", "")
+_SEARCH = ("I'm looking for", "Do you have", "show me", "I want", "I need", "find me", "any", "have you got",
+           "I would like", "can you find", "are there any", "looking for", "we need")  # fmt: skip
 _TAIL = (" please", ", thanks", ", thank you", ", please", "", "", "", "", "", "")
 YES = (
     "Yes",
@@ -153,8 +155,7 @@ def _find(rng: Random, v: Venue, heard: Entities) -> str:
         [bare(rng, v, s, heard[s]) for s in (v.first_choice, v.second_choice, v.brand) if s in heard]
         + [rng.choice((v.item, v.items))]
     )
-    lead = rng.choice(("I'm looking for", "Do you have", "show me", "I want", "I need", "find me", "any", "have you got",
-                       "I would like", "can you find", "are there any", "looking for", "we need"))  # fmt: skip
+    lead = rng.choice(_SEARCH)
     text = f"{lead} {rng.choice(('a ', '', 'some '))}{noun}"
     if v.limit in heard:
         text += " " + clause(rng, v, v.limit, heard[v.limit])
