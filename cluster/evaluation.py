@@ -7,6 +7,7 @@ stage ends, whatever happens; a half that is finished is not played again after 
 
 from agentmill.runs import Run, atomic_write_text, now
 from cluster.config import RunConfig
+from cluster.serving import served_system
 
 STUDENT, TEACHER = "sft", "teacher"
 
@@ -43,13 +44,14 @@ def _student(run: Run, config: RunConfig) -> None:
     from simulation import evaluate
 
     settings = config.serve.model_copy(update={"port": 0, "sessions_api": True})
-    served = serve.start(settings, run.root / "models" / STUDENT, domain=config.domain, system=config.system)
+    system = served_system(run, config.system)
+    served = serve.start(settings, run.root / "models" / STUDENT, domain=config.domain, system=system)
     try:
         evaluate.run(
             run,
             config.evaluate,
             domain=config.domain,
-            system=config.system,
+            system=system,
             seed=config.seed,
             base_url=served.base_url,
             stage=STUDENT,

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from agentmill.agents.settings import TeamSettings
 from agentmill.config import ConfigError
 from agentmill.lineage import require_memory
 from agentmill.log import say
@@ -31,6 +32,7 @@ def settings_for(
         settings = config_of(run, assignments)
     else:
         raise AssertionError("neither a run nor a configuration")
+    settings = settings.model_copy(update={"system": served_system(run, settings.system)})
     if settings.serve.model.kind != "engine":
         return settings, None
     if model is None and run is None:
@@ -38,6 +40,18 @@ def settings_for(
             "serve.model.kind=engine needs a model; give --model FOLDER, a run, or serve.model.kind=expert"
         )
     return settings, model if model is not None or run is None else run.root / "models" / "sft"
+
+
+def served_system(run: Run | None, system: TeamSettings) -> TeamSettings:
+    """`system` with the gate that was calibrated from the run's own plans, where the run has one.
+
+    The simulation asks the model evaluator about every plan; what is served asks above the calibrated threshold.
+    """
+    if run is None or system.complexity_threshold is None or not run.path("corpora", "gate.json").is_file():
+        return system
+    from simulation.corpora import read_gate
+
+    return system.model_copy(update={"complexity_threshold": read_gate(run)})
 
 
 def serve_forever(settings: RunConfig, model: Path | None) -> None:
