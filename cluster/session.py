@@ -30,6 +30,7 @@ _START_TOLERANCE_S = 0.05
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # both sides must agree; a driver of its own would else be refused
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: on a busy machine workers took minutes to start
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else the core's own lines cross ours on the terminal; failures reach us anyway
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",

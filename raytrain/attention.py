@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-NAME = "grouped_products"
+from raytrain.hardware import CPU_ATTENTION
+
 HIDDEN = -1e9
 
 
@@ -43,5 +44,5 @@ def grouped_products(
 
 
 def register() -> None:
-    """Make NAME known to transformers in this process."""
-    AttentionInterface.register(NAME, grouped_products)
+    """Make CPU_ATTENTION known to transformers in this process."""
+    AttentionInterface.register(CPU_ATTENTION, grouped_products)

@@ -7,6 +7,8 @@ from agentmill.config import UserError
 from agentmill.lineage import usable_cores
 from raytrain.settings import WorkerSettings
 
+CPU_ATTENTION = "grouped_products"
+
 
 class HardwareError(UserError):
     """The cluster cannot give what the settings ask for. The message names the field and the remedy."""
@@ -23,7 +25,7 @@ class Placement:
     @property
     def attention(self) -> str:
         """The implementation of attention, by its name in transformers (see raytrain.attention)."""
-        return "sdpa" if self.device == "gpu" else "grouped_products"
+        return "sdpa" if self.device == "gpu" else CPU_ATTENTION
 
     @property
     def dtype(self) -> Any:
