@@ -119,8 +119,8 @@ def test_seconds_of_stopped_attempts_are_counted(line: Line) -> None:
     assert mark is not None
     assert mark.seconds > 100
     figures = line.run.figures()
-    assert figures["run.stage.b.seconds"].value > 100  # type: ignore[operator]
-    assert figures["run.seconds"].value > 100  # type: ignore[operator]
+    assert figures["run.stage.b.seconds"].value >= 100  # type: ignore[operator]
+    assert figures["run.seconds"].value >= 100  # type: ignore[operator]
 
 
 def test_only_one_process_works_on_a_run(line: Line) -> None:
