@@ -72,6 +72,13 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def first_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """An untrained model whose heads copy."""
+    model = new_model(tokenizer)
+    write_induction(model, seed)
+    return model
+
+
 def optimizer_of(model: LlamaForCausalLM, peak: float) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves norms alone."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
@@ -106,12 +113,12 @@ def batches(tokenizer: PreTrainedTokenizerFast, schedule: Schedule, start: int) 
 
 
 def train(
-    tokenizer: PreTrainedTokenizerFast, schedule: Schedule, checkpoint: Path
+    tokenizer: PreTrainedTokenizerFast, schedule: Schedule, checkpoint: Path, start: Path | None = None
 ) -> tuple[LlamaForCausalLM, Progress]:
-    """Train to the end of `schedule`, going on from `checkpoint` where it exists."""
+    """Train to the end of `schedule`, from `checkpoint` where it exists, else from the model in `start`, else anew."""
     torch.manual_seed(schedule.seed)
-    model = new_model(tokenizer)
-    write_induction(model, schedule.seed)
+    model = first_model(tokenizer, schedule.seed) if start is None else LlamaForCausalLM.from_pretrained(start)
+    model = model.float()
     optimizer = optimizer_of(model, schedule.peak)
     progress = resume(checkpoint, model, optimizer)
     compiled = torch.compile(model, dynamic=False)
