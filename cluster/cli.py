@@ -7,11 +7,14 @@ Exit codes: 0 done, 1 a check failed (doctor), 2 an error that the user can put 
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from agentmill.errors import UserError
+
+if TYPE_CHECKING:
+    from agentmill.runs import Run
 
 app = typer.Typer(
     name="agentmill",
@@ -148,7 +151,7 @@ def base(context: typer.Context) -> None:
     make(list(context.args))
 
 
-def find_run(name: str, runs: Path) -> "Run":  # type: ignore[name-defined]  # noqa: F821
+def find_run(name: str, runs: Path) -> "Run":
     """The run that `name` means: a directory, or a name in `runs`."""
     from agentmill.runs import Run
 
