@@ -9,6 +9,7 @@ plan may have run); a model's refusal is a ModelError, never an empty reply.
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -32,6 +33,20 @@ from rayserve.settings import AgentSettings, EngineSettings, ServedModel
 AGENTS = {"understander": Understander, "planner": Planner, "evaluator": Evaluator, "explainer": Explainer}
 
 
+@asynccontextmanager
+async def _engine_call(timeout_s: float) -> AsyncIterator[None]:
+    """What goes wrong in one call of the engine, as a ModelError; a dead replica stays a RayActorError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except BackPressureError as error:
+        raise ModelError("the engine's queue is full; send fewer requests at a time") from error
+    except RayTaskError as error:
+        raise ModelError(f"the engine failed: {type(error.cause).__name__}") from error
+    except TimeoutError as error:
+        raise ModelError(f"the engine gave no answer within {timeout_s:g} s") from error
+
+
 class ServeModel:
     """A ChatModel on the shared engine's Serve handle; it streams where it is asked to.
 
@@ -48,17 +63,11 @@ class ServeModel:
         """Answer one request. See ChatModel."""
         for attempt in range(self._agents.retries + 1):
             try:
-                async with asyncio.timeout(self._settings.timeout_s):
+                async with _engine_call(self._settings.timeout_s):
                     answer: EngineAnswer = await self._engine.complete.remote(request)
                     return answer.unwrap()
             except RayActorError as error:
                 await self._wait(attempt, error)
-            except BackPressureError as error:
-                raise ModelError("the engine's queue is full; send fewer requests at a time") from error
-            except RayTaskError as error:
-                raise ModelError(f"the engine failed: {type(error.cause).__name__}") from error
-            except TimeoutError as error:
-                raise ModelError(f"the engine gave no answer within {self._settings.timeout_s:g} s") from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def stream(self, request: ChatRequest, sink: TextSink) -> ChatReply:
@@ -66,7 +75,7 @@ class ServeModel:
         for attempt in range(self._agents.retries + 1):
             said = False
             try:
-                async with asyncio.timeout(self._settings.timeout_s):
+                async with _engine_call(self._settings.timeout_s):
                     async for piece in self._streaming.stream.remote(request):
                         if isinstance(piece, EngineAnswer):
                             return piece.unwrap()
@@ -77,12 +86,6 @@ class ServeModel:
                 if said:
                     raise ModelError("the engine's replica died while it answered") from error
                 await self._wait(attempt, error)
-            except BackPressureError as error:
-                raise ModelError("the engine's queue is full; send fewer requests at a time") from error
-            except RayTaskError as error:
-                raise ModelError(f"the engine failed: {type(error.cause).__name__}") from error
-            except TimeoutError as error:
-                raise ModelError(f"the engine gave no answer within {self._settings.timeout_s:g} s") from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def ping(self) -> None:

@@ -8,11 +8,25 @@ from random import Random
 from typing import Any
 
 from raytrain.base.venues import Venue
-from raytrain.base.words import DAYS, amount, clock, code, hour, made_up, person, product, spoken_amount, spoken_hour
+from raytrain.base.words import (
+    DAYS,
+    amount,
+    clock,
+    code,
+    hour,
+    made_up,
+    person,
+    product,
+    spoken_amount,
+    spoken_hour,
+    word,
+)
 
 Entities = dict[str, Any]
-_HELLO = ("Hi, ", "Hello, ", "Hey, ", "Good morning, ", "Good day. ", "Hi there, ", "")
-_FILLER = ("well, ", "um, ", "so, ", "ok, ", "right, ", "", "", "", "", "")
+_HELLO = ("Hi, ", "Hello, ", "Hey, ", "Good morning, ", "Good day. ", "Hi there, ", "Hello! ", "Good evening. ", "")
+_FILLER = ("well, ", "um, ", "so, ", "ok, ", "right, ", "Alright. ", "Great. ", "Certainly. ", "Of course. ", "OK. ",
+           "Thank you. ", "Perfect. ", "Sure. ", "Anyway, ", "By the way, ", "", "", "", "")  # fmt: skip
+_AGAIN = ("As I said, ", "I said: ", "In other words: ", "Once more: ", "Again, ", "I mean, ", "Let me repeat: ")
 _SEARCH = ("I'm looking for", "Do you have", "show me", "I want", "I need", "find me", "any", "have you got",
            "I would like", "can you find", "are there any", "looking for", "we need")  # fmt: skip
 _TAIL = (" please", ", thanks", ", thank you", ", please", "", "", "", "", "", "")
@@ -73,8 +87,8 @@ def slots_of(venue: Venue) -> dict[str, Slots]:
 
 def draw(rng: Random, venue: Venue, slot: str) -> Any:
     """A value for `slot`, as records hold it."""
-    if slot in venue.choices:
-        return rng.choice(venue.choices[slot])
+    if slot in (venue.first_choice, venue.second_choice):
+        return word(rng) if rng.random() < 0.5 else rng.choice(venue.choices[slot])
     if slot == venue.brand:
         return made_up(rng)
     makers = {
@@ -88,7 +102,7 @@ def draw(rng: Random, venue: Venue, slot: str) -> Any:
         "year": lambda r: r.randint(1990, 2025),
         "day": lambda r: r.choice(DAYS),
         "time": lambda r: clock(hour(r)),
-        "condition": lambda r: r.choice(venue.conditions),
+        "condition": lambda r: word(r) if r.random() < 0.25 else r.choice(venue.conditions),
     }
     return makers[slot](rng)
 
@@ -99,6 +113,9 @@ def bare(rng: Random, venue: Venue, slot: str, value: Any) -> str:
         return rng.choice((value, value.capitalize(), value.capitalize()))
     if slot == "time":
         return spoken_hour(rng, int(value[:2]))
+    if slot in (venue.first_choice, venue.second_choice):
+        cased = value.capitalize() if value in venue.choices[slot] else value.upper()  # a new capital word is a brand
+        return rng.choice((value, value, value, cased))
     if slot in (venue.limit, "usage"):
         spoken = spoken_amount(rng, value)
         return f"${spoken}" if slot == venue.limit and rng.random() < 0.5 else spoken
@@ -151,12 +168,14 @@ def clause(rng: Random, venue: Venue, slot: str, value: Any) -> str:
 
 
 def _find(rng: Random, v: Venue, heard: Entities) -> str:
-    noun = " ".join(
-        [bare(rng, v, s, heard[s]) for s in (v.first_choice, v.second_choice, v.brand) if s in heard]
-        + [rng.choice((v.item, v.items))]
-    )
+    known = heard.get(v.second_choice) in v.choices[v.second_choice]  # a new word needs its slot named
+    before = (v.first_choice, v.second_choice, v.brand) if known else (v.first_choice, v.brand)
+    noun = " ".join([bare(rng, v, s, heard[s]) for s in before if s in heard] + [rng.choice((v.item, v.items))])
     lead = rng.choice(_SEARCH)
     text = f"{lead} {rng.choice(('a ', '', 'some '))}{noun}"
+    if v.second_choice in heard and not known:
+        named = bare(rng, v, v.second_choice, heard[v.second_choice])
+        text += rng.choice((f" with {v.second_choice} {named}", f", {v.second_choice} {named}"))
     if v.limit in heard:
         text += " " + clause(rng, v, v.limit, heard[v.limit])
     return text
@@ -206,7 +225,7 @@ def _request(rng: Random, v: Venue, intent: str, heard: Entities) -> str:
     }
     text = rng.choice(leads[intent])
     if intent in (v.details[0], v.book[0]) and v.code not in heard:
-        text += rng.choice((f" a {v.item}", f" one of the {v.items}", f" the {v.item}", " one"))
+        text += rng.choice((f" a {v.item}", f" one of the {v.items}", f" the {v.item}", " one", " this one", " it"))
     parts = [clause(rng, v, s, x) for s, x in heard.items()]
     joined = rng.choice((", ", " ", ", ", " and ")).join(parts)
     return f"{text}{rng.choice((' ', ', ')) if intent != v.details[0] else ' '}{joined}" if parts else text
@@ -233,6 +252,13 @@ def request(rng: Random, venue: Venue, intent: str) -> tuple[str, Entities]:
     share = rng.choice((0.0, 0.3, 0.6, 1.0))
     heard = {s: draw(rng, venue, s) for s in slots_of(venue)[intent].all if rng.random() < share}
     return dress(rng, _request(rng, venue, intent, heard)), heard
+
+
+def repeat(rng: Random, venue: Venue, intent: str) -> tuple[str, Entities]:
+    """A customer who was not understood says everything again."""
+    slots = slots_of(venue)[intent]
+    heard = {s: draw(rng, venue, s) for s in slots.all if s in slots.required or rng.random() < 0.6}
+    return rng.choice(_AGAIN) + _request(rng, venue, intent, heard) + rng.choice((".", "", "!")), heard
 
 
 def answer(rng: Random, venue: Venue, asked: str, missing: list[str]) -> tuple[str, Entities]:

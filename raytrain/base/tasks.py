@@ -10,9 +10,9 @@ from random import Random
 from typing import Any
 
 from agentmill.agents.frames import render_frame
-from raytrain.base.speech import NO, YES, Entities, answer, draw, request, slots_of
+from raytrain.base.speech import NO, YES, Entities, answer, draw, repeat, request, slots_of
 from raytrain.base.venues import Venue, venues
-from raytrain.base.words import DAYS, amount, clock, code, hour, made_up, person, product
+from raytrain.base.words import DAYS, amount, clock, code, hour, made_up, person, product, word
 
 Sample = tuple[str, str, str]
 
@@ -26,6 +26,13 @@ def _filled(rng: Random, v: Venue, names: tuple[str, ...], share: float) -> Enti
     return {n: draw(rng, v, n) for n in names if rng.random() < share}
 
 
+_SORRY = (
+    "I am sorry, I did not get that. Could you say it again?",
+    "Sorry, could you put that another way?",
+    "I did not understand. Please say it in other words.",
+)
+
+
 def _question(v: Venue, intent: str, entities: Entities) -> str | None:
     if intent == v.find[0]:
         return None if entities else v.asks[v.first_choice]
@@ -37,7 +44,7 @@ def understand(rng: Random, v: Venue) -> Sample:
     """Hear an utterance in its context: intent, entities, agreement, a question back."""
     slots = slots_of(v)
     intents = [i for i in slots if i not in (v.chat, v.other)]
-    act = rng.choices(("open", "answer", "agree", "aside"), (40, 38, 12, 10))[0]
+    act = rng.choices(("open", "answer", "agree", "aside", "repeat"), (38, 36, 10, 8, 8))[0]
     before = rng.choice(intents) if act != "open" or rng.random() < 0.6 else "none"
     state: Entities = {}
     confirmed, tail, proposed = False, "none", False
@@ -60,17 +67,15 @@ def understand(rng: Random, v: Venue) -> Sample:
             changed = rng.choice([s for s in slots[intent].required if s not in (v.person, v.card)])
             utterance, heard = answer(rng, v, changed, [])
             utterance = rng.choice(("No, ", "rather ", "Make it ", "Actually ", "Better ")) + utterance
+    elif act == "repeat":
+        intent = before = rng.choice(intents)
+        state, tail = _filled(rng, v, slots[before].all, 0.4), rng.choice(_SORRY)
+        utterance, heard = repeat(rng, v, intent)
     else:
         if before != "none":
-            state = _filled(rng, v, slots[before].all, 0.9)
-            tail = rng.choice(
-                (
-                    "Anything else I can do for you?",
-                    "Is there more?",
-                    _proposal(v, before, state),
-                    "Can I help with more?",
-                )
-            )
+            state = _filled(rng, v, slots[before].required, 1.0) | _filled(rng, v, slots[before].optional, 0.5)
+            told = tellers(v)[before](rng, v, state, rng.random() < 0.5)[1]
+            tail = rng.choice((told, told, told, "Anything else I can do for you?", rng.choice(_SORRY)))
         intent = rng.choice(intents if act == "open" else (v.chat, v.other))
         utterance, heard = request(rng, v, intent)
     known = state if intent == before else {k: x for k, x in state.items() if k in (v.code, v.person, v.card)}
@@ -217,32 +222,29 @@ def _explain_details(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tup
         v.brand: made_up(rng),
         v.product: product(rng),
         v.first_choice: draw(rng, v, v.first_choice),
+        v.second_choice: draw(rng, v, v.second_choice),
         "usage": amount(rng),
         "price": amount(rng),
     }
     text = (f"{row[v.code]} is a {row['year']} {row[v.brand]} {row[v.product]}, {row[v.first_choice]}, "
-            f"used {row['usage']} hours, for ${row['price']}.")  # fmt: skip
+            f"{row[v.second_choice]}, used {row['usage']} hours, for ${row['price']}.")  # fmt: skip
     return {v.details[2]: row}, text
 
 
 def _explain_book(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
-    free = rng.random() < 0.8
-    slot = {v.code: e[v.code], "day": e["day"], "time": e["time"], "free": free}
-    verb = v.book[0].split("_")[0]
+    free, verb = rng.random() < 0.8, v.book[0].split("_")[0]
+    when = f"on {e['day'].capitalize()} at {e['time']}"
+    results: dict[str, Any] = {v.check[1]: {v.code: e[v.code], "day": e["day"], "time": e["time"], "free": free}}
     if not free:
-        return {v.check[1]: slot}, f"{e[v.code]} is not free on {e['day']} at {e['time']}. Would another time suit you?"
+        return results, f"{e[v.code]} is not free {when}. Would another time suit you?"
     if not confirmed:
-        return {
-            v.check[1]: slot
-        }, f"{e[v.code]} is free on {e['day']} at {e['time']}. Shall I {verb} it for {e[v.person]}?"
+        return results, f"{e[v.code]} is free {when}. Shall I {verb} it for {e[v.person]}?"
     if rng.random() < 0.15:
-        return {
-            v.check[1]: slot,
-            v.verify[1]: {"verified": False},
-        }, f"I could not verify the {v.card} {e[v.card]} of {e[v.person]}."
+        results[v.verify[1]] = {"verified": False}
+        return results, f"I could not verify the {v.card} {e[v.card]} of {e[v.person]}."
     ticket = code(rng, digits=5)
-    done = {v.check[1]: slot, v.verify[1]: {"verified": True}, v.book[2]: {v.reference: ticket}}
-    return done, f"Done, {e[v.person]}: {e[v.code]} on {e['day']} at {e['time']}. Your {v.reference} is {ticket}."
+    results |= {v.verify[1]: {"verified": True}, v.book[2]: {v.reference: ticket}}
+    return results, f"Done, {e[v.person]}: {e[v.code]} {when}. Your {v.reference} is {ticket}."
 
 
 def _explain_cancel(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
@@ -251,24 +253,34 @@ def _explain_cancel(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tupl
         return {v.lookup[1]: {"found": False}}, f"I cannot find {ticket}."
     row = {"found": True, v.code: code(rng), "day": rng.choice(DAYS), "time": clock(hour(rng))}
     if not confirmed:
-        return {v.lookup[1]: row}, f"{ticket} is for {row[v.code]} on {row['day']} at {row['time']}. Shall I cancel it?"
+        when = f"on {row['day'].capitalize()} at {row['time']}"
+        return {v.lookup[1]: row}, f"{ticket} is for {row[v.code]} {when}. Shall I cancel it?"
     return {v.lookup[1]: row, v.cancel[2]: {"cancelled": True}}, f"{ticket} is cancelled."
 
 
 def _explain_hours(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
+    day = e["day"].capitalize()
     if rng.random() < 0.15:
-        return {"hours": {"day": e["day"], "open": False}}, f"We are closed on {e['day']}."
+        return {"hours": {"day": e["day"], "open": False}}, f"We are closed on {day}."
     opens, closes = clock(rng.randint(7, 10)), clock(rng.randint(16, 21))
-    return {
-        "hours": {"day": e["day"], "opens": opens, "closes": closes}
-    }, f"On {e['day']} we are open from {opens} to {closes}."
+    results = {"hours": {"day": e["day"], "opens": opens, "closes": closes}}
+    return results, f"On {day} we are open from {opens} to {closes}."
 
 
 def _explain_appraise(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
     low = amount(rng)
     high = low + amount(rng)
-    text = f"Your {e['year']} {e[v.brand]} {e[v.product]} is worth between ${low} and ${high}."
+    what = f"{e['year']} {e[v.brand]} {e[v.product]} in {e['condition']} condition, used {e['usage']} hours,"
+    text = f"Your {what} is worth between ${low} and ${high}."
     return {v.appraise[2]: {"low": low, "high": high}}, text
+
+
+def tellers(v: Venue) -> dict[str, Callable[[Random, Venue, Entities, bool], tuple[dict[str, Any], str]]]:
+    """For every intent that a plan serves: what its tools return, and the reply."""
+    return {
+        v.find[0]: _explain_find, v.details[0]: _explain_details, v.book[0]: _explain_book,
+        v.cancel[0]: _explain_cancel, v.hours[0]: _explain_hours, v.appraise[0]: _explain_appraise,
+    }  # fmt: skip
 
 
 def explain(rng: Random, v: Venue) -> Sample:
@@ -284,11 +296,7 @@ def explain(rng: Random, v: Venue) -> Sample:
         )
         return system, render_frame({"intent": intent, "customer": utterance}), text
     intent, entities, confirmed, frame = _task(rng, v)
-    tellers: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
-        v.find[0]: _explain_find, v.details[0]: _explain_details, v.book[0]: _explain_book,
-        v.cancel[0]: _explain_cancel, v.hours[0]: _explain_hours, v.appraise[0]: _explain_appraise,
-    }  # fmt: skip
-    results, text = tellers[intent](rng, v, entities, confirmed)
+    results, text = tellers(v)[intent](rng, v, entities, confirmed)
     utterance = rng.choice(YES) if confirmed else request(rng, v, intent)[0]
     return system, render_frame({**frame, "customer": utterance, "results": results}), text
 
@@ -338,8 +346,18 @@ def look_up(rng: Random, v: Venue) -> Sample:
     )
 
 
+def fill(rng: Random, v: Venue) -> Sample:
+    """A call whose arguments are the values of some of the keys, in the order of the call."""
+    values: tuple[Callable[[Random], Any], ...] = (word, word, made_up, person, code, amount, product)
+    record = {word(rng): rng.choice(values)(rng) for _ in range(rng.randint(2, 6))}
+    names = rng.sample(list(record), rng.randint(1, len(record)))
+    tool = f"{word(rng)}_{word(rng)}"
+    frame = {**record, "call": f"{tool}({', '.join(names)})"}
+    return "Fill the call.", render_frame(frame), _call(tool, {n: record[n] for n in names})
+
+
 _MIX: tuple[tuple[Callable[[Random, Venue], Sample], int], ...] = (
-    (understand, 34), (plan, 22), (evaluate, 8), (explain, 24), (extract, 7), (look_up, 5),
+    (understand, 34), (plan, 20), (evaluate, 6), (explain, 22), (extract, 7), (look_up, 5), (fill, 6),
 )  # fmt: skip
 
 

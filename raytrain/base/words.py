@@ -28,10 +28,20 @@ def made_up(rng: Random, low: int = 2, high: int = 3) -> str:
     return "".join(syllable(rng) for _ in range(rng.randint(low, high))).capitalize()
 
 
+def word(rng: Random) -> str:
+    """A lower-case word that no dictionary has."""
+    return made_up(rng, 1, 3).lower()
+
+
 def person(rng: Random) -> str:
     """A first and a last name, both drawn from open sets half of the time and more."""
     first = rng.choice(_FIRST) if rng.random() < 0.6 else made_up(rng, 1, 2)
     last = made_up(rng, 1, 2) + rng.choice(_ENDINGS)
+    form = rng.random()
+    if form < 0.06:
+        last = f"{rng.choice(('O', 'D'))}'{last}"
+    elif form < 0.14:
+        last += f"-{made_up(rng, 1, 2)}"
     if rng.random() < 0.08:
         return f"{first} {made_up(rng, 1, 2)} {last}"
     return f"{first} {last}"
