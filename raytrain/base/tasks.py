@@ -1,4 +1,4 @@
-"""Practice for the base: the four jobs of the agents in forty made-up venues, and general work on text.
+"""Practice for the base: the four jobs of the agents in twelve made-up venues, and general work on text.
 
 `sample(rng)` returns (system, user, completion). The frames are those of `agentmill.agents.frames`, so that the
 pipeline's fine-tuning has a domain to teach and no longer a format. Nothing here comes from a domain pack.

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from agentmill.lineage import git_commit
 from agentmill.log import say
 from raytrain.base.induction import write_induction
 from raytrain.base.material import Batch, copying, practice
@@ -42,11 +43,15 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """Where training stands: optimiser steps done, seconds spent over all attempts, the loss curve."""
+    """Where training stands: optimiser steps done, seconds spent over all attempts, the loss curve.
+
+    `attempts` names the step and the commit of every start, because the practice may be improved between two.
+    """
 
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    attempts: list[dict[str, int | str]] = field(default_factory=list)
 
 
 def loss_of(model: Any, batch: Batch) -> torch.Tensor:
@@ -101,7 +106,7 @@ def resume(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) ->
     kept = torch.load(path, weights_only=True)
     model.load_state_dict(kept["model"])
     optimizer.load_state_dict(kept["optimizer"])
-    return Progress(kept["step"], kept["seconds"], kept["curve"])
+    return Progress(kept["step"], kept["seconds"], kept["curve"], kept["attempts"])
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, schedule: Schedule, start: int) -> Iterator[tuple[Batch, bool]]:
@@ -121,6 +126,7 @@ def train(
     model = model.float()
     optimizer = optimizer_of(model, schedule.peak)
     progress = resume(checkpoint, model, optimizer)
+    progress.attempts.append({"from_step": progress.step, "commit": git_commit()})
     compiled = torch.compile(model, dynamic=False)
     before, began, tokens, mean = progress.seconds, time.monotonic(), 0, math.nan
     for batch, counted in batches(tokenizer, schedule, progress.step):
