@@ -61,4 +61,4 @@ $(STAMP): pyproject.toml $(PINS)
 	@rm -f .venv/.installed-* && touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

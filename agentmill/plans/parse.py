@@ -80,14 +80,14 @@ class Plan:
             PlanError: when the text is empty, too long, no Python, or outside of the plan language.
         """
         source = unfenced(text)
-        if not source:
-            raise PlanError("EMPTY", "the plan is empty; call at least one tool")
         if len(source) > MAX_CHARACTERS:
             raise PlanError("TOO_LONG", f"the plan has {len(source)} characters; at most {MAX_CHARACTERS} are allowed")
         tree = _read(source)
         _require_depth(tree)
         for statement in tree.body:
             _require_statement(statement)
+        if not any(isinstance(node, ast.Call) for node in ast.walk(tree)):
+            raise PlanError("EMPTY", "the plan does nothing; call at least one tool")
         code = ast.unparse(ast.fix_missing_locations(_Indexed().visit(tree)))
         return cls(source, code, _read(code))
 
