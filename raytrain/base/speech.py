@@ -181,6 +181,14 @@ def _find(rng: Random, v: Venue, heard: Entities) -> str:
     return text
 
 
+def _own(rng: Random, v: Venue, heard: Entities) -> str:
+    """The customer's own thing: "2016 Brelto K80"; its brand stands before its product."""
+    text = f"{heard[v.brand]} {heard[v.product]}"
+    if "year" in heard:
+        return rng.choice((f"{heard['year']} {text}", f"{text} from {heard['year']}"))
+    return text
+
+
 def _request(rng: Random, v: Venue, intent: str, heard: Entities) -> str:
     if intent == v.find[0]:
         return _find(rng, v, heard)
@@ -226,6 +234,10 @@ def _request(rng: Random, v: Venue, intent: str, heard: Entities) -> str:
     text = rng.choice(leads[intent])
     if intent in (v.details[0], v.book[0]) and v.code not in heard:
         text += rng.choice((f" a {v.item}", f" one of the {v.items}", f" the {v.item}", " one", " this one", " it"))
+    own = (v.brand, v.product) if intent == v.appraise[0] and {v.brand, v.product} <= set(heard) else ()
+    if own and rng.random() < 0.7:
+        text = f"{text.removesuffix(f' my {v.item}')} my {_own(rng, v, heard)}"
+        heard = {s: x for s, x in heard.items() if s not in (*own, "year")}
     parts = [clause(rng, v, s, x) for s, x in heard.items()]
     joined = rng.choice((", ", " ", ", ", " and ")).join(parts)
     return f"{text}{rng.choice((' ', ', ')) if intent != v.details[0] else ' '}{joined}" if parts else text
@@ -259,6 +271,19 @@ def repeat(rng: Random, venue: Venue, intent: str) -> tuple[str, Entities]:
     slots = slots_of(venue)[intent]
     heard = {s: draw(rng, venue, s) for s in slots.all if s in slots.required or rng.random() < 0.6}
     return rng.choice(_AGAIN) + _request(rng, venue, intent, heard) + rng.choice((".", "", "!")), heard
+
+
+def correct(rng: Random, venue: Venue, slot: str) -> tuple[str, Entities]:
+    """A customer changes one thing after a reply, or adds one."""
+    value = draw(rng, venue, slot)
+    if slot in (venue.brand, venue.product) or value not in venue.choices.get(slot, (value,)):
+        said = f"{slot} {value}"  # the word alone does not tell what it is
+    else:
+        said = bare(rng, venue, slot, value) if rng.random() < 0.4 else clause(rng, venue, slot, value)
+    lead = rng.choice(
+        ("No, ", "Not quite: ", "I meant ", "Sorry, ", "And ", "What about ", "Rather ", "I said ", "Only ")
+    )
+    return lead + said + rng.choice(("", ".", "?")), {slot: value}
 
 
 def answer(rng: Random, venue: Venue, asked: str, missing: list[str]) -> tuple[str, Entities]:

@@ -10,7 +10,8 @@ from random import Random
 from typing import Any
 
 from agentmill.agents.frames import render_frame
-from raytrain.base.speech import NO, YES, Entities, answer, draw, repeat, request, slots_of
+from raytrain.base.replies import tellers
+from raytrain.base.speech import NO, YES, Entities, answer, correct, draw, repeat, request, slots_of
 from raytrain.base.venues import Venue, venues
 from raytrain.base.words import DAYS, amount, clock, code, hour, made_up, person, product, word
 
@@ -24,6 +25,13 @@ def compact(value: Any) -> str:
 
 def _filled(rng: Random, v: Venue, names: tuple[str, ...], share: float) -> Entities:
     return {n: draw(rng, v, n) for n in names if rng.random() < share}
+
+
+def _answered(rng: Random, v: Venue, intent: str) -> tuple[Entities, str]:
+    """A state in which everything for `intent` is known, and what the Explainer said to it."""
+    slots = slots_of(v)[intent]
+    state = _filled(rng, v, slots.required, 1.0) | _filled(rng, v, slots.optional, 0.5)
+    return state, tellers(v)[intent](rng, v, state, rng.random() < 0.5)[1]
 
 
 _SORRY = (
@@ -44,7 +52,7 @@ def understand(rng: Random, v: Venue) -> Sample:
     """Hear an utterance in its context: intent, entities, agreement, a question back."""
     slots = slots_of(v)
     intents = [i for i in slots if i not in (v.chat, v.other)]
-    act = rng.choices(("open", "answer", "agree", "aside", "repeat"), (38, 36, 10, 8, 8))[0]
+    act = rng.choices(("open", "answer", "agree", "aside", "repeat", "correct"), (36, 34, 10, 8, 6, 6))[0]
     before = rng.choice(intents) if act != "open" or rng.random() < 0.6 else "none"
     state: Entities = {}
     confirmed, tail, proposed = False, "none", False
@@ -71,10 +79,13 @@ def understand(rng: Random, v: Venue) -> Sample:
         intent = before = rng.choice(intents)
         state, tail = _filled(rng, v, slots[before].all, 0.4), rng.choice(_SORRY)
         utterance, heard = repeat(rng, v, intent)
+    elif act == "correct":
+        intent = before = rng.choice((v.find[0], v.hours[0], v.appraise[0], v.details[0]))
+        state, tail = _answered(rng, v, intent)
+        utterance, heard = correct(rng, v, rng.choice(slots[intent].all))
     else:
         if before != "none":
-            state = _filled(rng, v, slots[before].required, 1.0) | _filled(rng, v, slots[before].optional, 0.5)
-            told = tellers(v)[before](rng, v, state, rng.random() < 0.5)[1]
+            state, told = _answered(rng, v, before)
             tail = rng.choice((told, told, told, "Anything else I can do for you?", rng.choice(_SORRY)))
         intent = rng.choice(intents if act == "open" else (v.chat, v.other))
         utterance, heard = request(rng, v, intent)
@@ -190,99 +201,6 @@ def evaluate(rng: Random, v: Venue) -> Sample:
     return f"Evaluator of {v.title}. Reply with JSON.", render_frame(frame, block=("plan", code_text)), verdict
 
 
-def _listing(rng: Random, v: Venue) -> list[dict[str, Any]]:
-    return [
-        {
-            v.code: code(rng),
-            "year": rng.randint(1995, 2025),
-            v.brand: made_up(rng),
-            v.product: product(rng),
-            "price": amount(rng),
-        }
-        for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 3)))
-    ]
-
-
-def _explain_find(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
-    rows = _listing(rng, v)
-    if not rows:
-        return {v.find[2]: rows}, f"I found no {v.items} that fit. Shall I look for something else?"
-    said = [f"{r['year']} {r[v.brand]} {r[v.product]} ({r[v.code]}) for ${r['price']}" for r in rows]
-    listing = said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]
-    return {v.find[2]: rows}, f"I found {len(rows)} {v.item if len(rows) == 1 else v.items}: {listing}."
-
-
-def _explain_details(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
-    if rng.random() < 0.1:
-        return {v.details[2]: {"found": False, v.code: e[v.code]}}, f"I have no {v.item} with the {v.code} {e[v.code]}."
-    row = {
-        "found": True,
-        v.code: e[v.code],
-        "year": rng.randint(1995, 2025),
-        v.brand: made_up(rng),
-        v.product: product(rng),
-        v.first_choice: draw(rng, v, v.first_choice),
-        v.second_choice: draw(rng, v, v.second_choice),
-        "usage": amount(rng),
-        "price": amount(rng),
-    }
-    text = (f"{row[v.code]} is a {row['year']} {row[v.brand]} {row[v.product]}, {row[v.first_choice]}, "
-            f"{row[v.second_choice]}, used {row['usage']} hours, for ${row['price']}.")  # fmt: skip
-    return {v.details[2]: row}, text
-
-
-def _explain_book(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
-    free, verb = rng.random() < 0.8, v.book[0].split("_")[0]
-    when = f"on {e['day'].capitalize()} at {e['time']}"
-    results: dict[str, Any] = {v.check[1]: {v.code: e[v.code], "day": e["day"], "time": e["time"], "free": free}}
-    if not free:
-        return results, f"{e[v.code]} is not free {when}. Would another time suit you?"
-    if not confirmed:
-        return results, f"{e[v.code]} is free {when}. Shall I {verb} it for {e[v.person]}?"
-    if rng.random() < 0.15:
-        results[v.verify[1]] = {"verified": False}
-        return results, f"I could not verify the {v.card} {e[v.card]} of {e[v.person]}."
-    ticket = code(rng, digits=5)
-    results |= {v.verify[1]: {"verified": True}, v.book[2]: {v.reference: ticket}}
-    return results, f"Done, {e[v.person]}: {e[v.code]} {when}. Your {v.reference} is {ticket}."
-
-
-def _explain_cancel(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
-    ticket = e[v.reference]
-    if rng.random() < 0.15:
-        return {v.lookup[1]: {"found": False}}, f"I cannot find {ticket}."
-    row = {"found": True, v.code: code(rng), "day": rng.choice(DAYS), "time": clock(hour(rng))}
-    if not confirmed:
-        when = f"on {row['day'].capitalize()} at {row['time']}"
-        return {v.lookup[1]: row}, f"{ticket} is for {row[v.code]} {when}. Shall I cancel it?"
-    return {v.lookup[1]: row, v.cancel[2]: {"cancelled": True}}, f"{ticket} is cancelled."
-
-
-def _explain_hours(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
-    day = e["day"].capitalize()
-    if rng.random() < 0.15:
-        return {"hours": {"day": e["day"], "open": False}}, f"We are closed on {day}."
-    opens, closes = clock(rng.randint(7, 10)), clock(rng.randint(16, 21))
-    results = {"hours": {"day": e["day"], "opens": opens, "closes": closes}}
-    return results, f"On {day} we are open from {opens} to {closes}."
-
-
-def _explain_appraise(rng: Random, v: Venue, e: Entities, confirmed: bool) -> tuple[dict[str, Any], str]:
-    low = amount(rng)
-    high = low + amount(rng)
-    what = f"{e['year']} {e[v.brand]} {e[v.product]} in {e['condition']} condition, used {e['usage']} hours,"
-    text = f"Your {what} is worth between ${low} and ${high}."
-    return {v.appraise[2]: {"low": low, "high": high}}, text
-
-
-def tellers(v: Venue) -> dict[str, Callable[[Random, Venue, Entities, bool], tuple[dict[str, Any], str]]]:
-    """For every intent that a plan serves: what its tools return, and the reply."""
-    return {
-        v.find[0]: _explain_find, v.details[0]: _explain_details, v.book[0]: _explain_book,
-        v.cancel[0]: _explain_cancel, v.hours[0]: _explain_hours, v.appraise[0]: _explain_appraise,
-    }  # fmt: skip
-
-
 def explain(rng: Random, v: Venue) -> Sample:
     """Say what the tools returned, and nothing else."""
     system = f"Explainer of {v.title}. Reply to the customer."
@@ -356,8 +274,19 @@ def fill(rng: Random, v: Venue) -> Sample:
     return "Fill the call.", render_frame(frame), _call(tool, {n: record[n] for n in names})
 
 
+def render_text(rng: Random, v: Venue) -> Sample:
+    """A text with the values of the keys in its braces."""
+    record = {**_record(rng), word(rng): word(rng), word(rng): made_up(rng)}
+    glue = ("is", "and", "for", "with", "on", "the", "at", "is a", ",", ";", "Your", "Done,", "from", "to")
+    parts = [f"{{{k}}} {rng.choice(glue)}" for k in rng.sample(list(record), rng.randint(1, 4))]
+    text = " ".join([rng.choice(glue), *parts, "."]) if rng.random() < 0.7 else " ".join(parts)
+    filled = text.format(**record)
+    return "Fill the text.", render_frame({"record": record, "text": text}), filled
+
+
 _MIX: tuple[tuple[Callable[[Random, Venue], Sample], int], ...] = (
-    (understand, 34), (plan, 20), (evaluate, 6), (explain, 22), (extract, 7), (look_up, 5), (fill, 6),
+    (understand, 34), (plan, 18), (evaluate, 6), (explain, 24), (extract, 5), (look_up, 4), (fill, 5),
+    (render_text, 4),
 )  # fmt: skip
 
 

@@ -81,8 +81,8 @@ def spoken_amount(rng: Random, value: int) -> str:
 
 
 def hour(rng: Random) -> int:
-    """An hour of the day between 7 and 20."""
-    return rng.randint(7, 20)
+    """An hour of the day between 6 and 22."""
+    return rng.randint(6, 22)
 
 
 def spoken_hour(rng: Random, value: int) -> str:
