@@ -173,7 +173,10 @@ def _require_call(call: ast.Call) -> None:
     _require_name(call, call.func.id)
     if call.args or any(keyword.arg is None for keyword in call.keywords):
         raise _forbidden(call, f"{call.func.id} takes keyword arguments only")
-    for keyword in call.keywords:
+    names = [keyword.arg for keyword in call.keywords]
+    for index, keyword in enumerate(call.keywords):
+        if keyword.arg in names[:index]:
+            raise PlanError("SYNTAX", f"line {call.lineno}: {call.func.id} gets {keyword.arg} twice; give it once")
         _require_expression(keyword.value)
 
 

@@ -31,6 +31,7 @@ def test_attributes_become_indexes_and_a_fence_is_taken_off() -> None:
     [
         ("", "EMPTY"),
         ("   \n", "EMPTY"),
+        ("x = tool(a=1, a=2)", "SYNTAX"),
         ("x = (", "SYNTAX"),
         ("x = tool(a=1)\x00", "SYNTAX"),
         ("x = " + "(" * 300, "SYNTAX"),
