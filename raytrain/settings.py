@@ -59,7 +59,7 @@ class SftSettings(Strict):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     epochs: Annotated[int, Field(ge=1)] = 1
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    tokens_per_batch: Annotated[int, Field(ge=1)] = 2048
+    tokens_per_batch: Annotated[int, Field(ge=1)] = 1024
     accumulate: Annotated[int, Field(ge=1)] = 1
     max_length: Annotated[int, Field(ge=8)] = 512
     overflow: Overflow = "drop"
