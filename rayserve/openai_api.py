@@ -17,7 +17,7 @@ from agentmill.models.chat import ChatRequest, Message, Sampling
 from rayserve.settings import SERVED_AGENTS, GatewaySettings
 
 SESSION_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-# Sampling belongs to the agents' settings: these are accepted, because clients send them, and named as ignored.
+# Sampling belongs to the agents' settings: these are checked, because clients send them, and named as ignored.
 IGNORED = (
     "temperature",
     "top_p",
@@ -100,6 +100,13 @@ class ChatBody(BaseModel):
     stream_options: StreamOptions | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: Literal[1] | None = None
+    temperature: float | None = Field(None, ge=0.0, le=2.0)
+    top_p: float | None = Field(None, ge=0.0, le=1.0)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = Field(None, ge=-2.0, le=2.0)
+    frequency_penalty: float | None = Field(None, ge=-2.0, le=2.0)
     user: str = ""
     metadata: dict[str, Any] | None = None
     agentmill: Extension = Extension()
@@ -112,8 +119,7 @@ class ChatBody(BaseModel):
     @property
     def ignored(self) -> list[str]:
         """Fields that were sent and have no effect here."""
-        extra = self.model_extra or {}
-        return [name for name in IGNORED if extra.get(name) is not None]
+        return [name for name in IGNORED if getattr(self, name) is not None]
 
     @property
     def dialogue(self) -> list[tuple[str, str]]:

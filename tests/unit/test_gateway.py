@@ -269,6 +269,8 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "a long message": ({"messages": [{"role": "user", "content": "x" * 2001}]}, 400, "context_length_exceeded"),
     "many messages": ({"messages": [USER] * 401}, 400, "too_many_messages"),
     "a stream of a wrong type": ({"stream": "perhaps"}, 400, "invalid_value"),
+    "a temperature of a wrong type": ({"temperature": "hot"}, 400, "invalid_value"),
+    "a limit below one token": ({"max_tokens": 0}, 400, "invalid_value"),
     "two choices": ({"n": 2}, 400, "invalid_value"),
     "a huge seed": ({"seed": 2**70}, 400, "invalid_value"),
     "tools": ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter"),
