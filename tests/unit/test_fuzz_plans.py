@@ -57,7 +57,7 @@ def _calls(draw: st.DrawFn) -> str:
     """A call of a tool, mostly with its own arguments, and now and then with others."""
     tool = draw(_names)
     own = list(DOMAIN.tools[tool].parameters) if tool in DOMAIN.tools else []
-    names = draw(st.lists(st.sampled_from(own) if own and draw(st.booleans()) else _keys, max_size=5, unique=True))
+    names = draw(st.lists(st.one_of(st.sampled_from(own or ["extra"]), _keys), max_size=5, unique=True))
     values = [draw(st.one_of(_literals, _places())) for _ in names]
     return f"{tool}({', '.join(f'{name}={value}' for name, value in zip(names, values, strict=True))})"
 
