@@ -1,5 +1,6 @@
 # make demo: the whole pipeline on configs/local.yaml. make test: everything that is checked before a change is in.
-# Both set up .venv first. PYTHON chooses the interpreter (3.11 to 3.13), EXTRA the kind of installation (cpu or gpu).
+# make fuzz: 100,000 plans, states and frames from a hostile model (FUZZ=N for another number), half an hour on one core.
+# All set up .venv first. PYTHON chooses the interpreter (3.11 to 3.13), EXTRA the kind of installation (cpu or gpu).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ PINS := constraints/$(EXTRA).txt constraints/overrides.txt
 INSTALL := pip install --python $(BIN)/python -c constraints/$(EXTRA).txt --overrides constraints/overrides.txt \
 	-e ".[$(EXTRA),dev]"
 
-.PHONY: help demo test lint types directions .venv clean
+.PHONY: help demo test fuzz lint types directions .venv clean
 
 help:
 	@grep -E '^# make' Makefile
@@ -30,6 +31,10 @@ test: $(STAMP)
 	for check in lint types directions; do $(MAKE) --no-print-directory $$check || status=1; done; \
 	$(BIN)/python -m pytest || status=$$?; \
 	exit $$status
+
+FUZZ ?= 100000
+fuzz: $(STAMP)
+	AGENTMILL_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/unit/test_fuzz_plans.py tests/unit/test_fuzz_frames.py --timeout=0
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ SCHEMA_VERSION = "1"
 CallStatus = Literal["ok", "invalid", "error"]
 TurnStatus = Literal["answered", "asked", "safe_reply"]
 ConversationStatus = Literal["exit", "turn_limit", "error"]
+GateMark = Literal["none", "asked", "skipped", "shadow_ok", "shadow_rejected", "shadow_unjudged"]
 
 
 class Call(BaseModel):
@@ -41,7 +42,13 @@ class Call(BaseModel):
 
 
 class Turn(BaseModel):
-    """One customer turn of the system M. `plan` is "" where the intent needs none; `results` is JSON by variable."""
+    """One customer turn of the system M. `plan` is "" where the intent needs none; `results` is JSON by variable.
+
+    `intent` joins several requests of one utterance with "+". `gate` says what became of `plan` at the complexity
+    gate: the model evaluator was `asked`, or the plan was `skipped`; a skipped plan of the shadow sample has the
+    verdict that it would have got (`unjudged` where none came). It is `none` where there is no plan or a rule refused
+    it.
+    """
 
     sid: str
     turn: int
@@ -51,6 +58,7 @@ class Turn(BaseModel):
     intent: str
     plan: str
     complexity: float
+    gate: GateMark = "none"
     replans: int
     violations: tuple[str, ...]
     results_json: str
@@ -86,7 +94,7 @@ CALL_SCHEMA = pa.schema(
 TURN_SCHEMA = pa.schema(
     [
         ("sid", _STR), ("turn", _INT), ("utterance", _STR), ("reply", _STR), ("status", _STR), ("intent", _STR),
-        ("plan", _STR), ("complexity", _FLOAT), ("replans", _INT), ("violations_json", _STR),
+        ("plan", _STR), ("complexity", _FLOAT), ("gate", _STR), ("replans", _INT), ("violations_json", _STR),
         ("results_json", _STR), ("latency_s", _FLOAT),
     ],
     metadata=_METADATA,

@@ -6,6 +6,7 @@ Every function returns Markup that is safe to put into the page: text that comes
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup, escape
 
@@ -34,8 +35,8 @@ class Rate:
     style: str = "dot"
 
 
-def curve(series: Sequence[Series], *, x_label: str, y_label: str) -> Markup:
-    """A line chart. Points that are not finite are left out; an empty chart says so."""
+def curve(series: Sequence[Series], *, x_label: str, y_label: str, key: Literal["left", "right"] = "right") -> Markup:
+    """A line chart. Points that are not finite are left out; an empty chart says so. `key`: the corner of the names."""
     drawn = [Series(s.name, _thin([p for p in s.points if math.isfinite(p[1])]), s.style) for s in series]
     everything = [point for s in drawn for point in s.points]
     if not everything:
@@ -46,10 +47,11 @@ def curve(series: Sequence[Series], *, x_label: str, y_label: str) -> Markup:
         path = " ".join(f"{_x(x, xs):.1f},{_y(y, ys):.1f}" for x, y in s.points)
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(s.style, path))
         row = TOP + 12 + 16 * index
+        column = WIDTH - 190 if key == "right" else LEFT + 14
         parts.append(
             Markup(
                 '<g class="key"><line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}">{}</text></g>'
-            ).format(s.style, WIDTH - 190, WIDTH - 166, row, row, WIDTH - 160, row + 4, s.name)
+            ).format(s.style, column, column + 24, row, row, column + 30, row + 4, s.name)
         )
     return _svg(HEIGHT, f"{y_label} over {x_label}", parts)
 

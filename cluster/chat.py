@@ -15,6 +15,13 @@ from agentmill.errors import UserError
 
 TIMEOUT_S = 180.0
 WIDTH = 100
+_GATE = {
+    "asked": "complex: the model evaluator was asked",
+    "skipped": "simple: the model evaluator was not asked",
+    "shadow_ok": "simple: not asked, and in the shadow it agrees",
+    "shadow_rejected": "simple: not asked, and in the shadow it would have rejected the plan",
+    "shadow_unjudged": "simple: not asked, and in the shadow it gave no verdict",
+}
 
 
 class ChatError(UserError):
@@ -134,8 +141,17 @@ def print_agents(details: dict[str, Any]) -> None:
         table.add_row(
             str(call.get("agent", "")), status + str(call.get("output", "")).replace("\n", " ; "), cost, seconds
         )
+    gate = _gate(details.get("turn", {}))
+    if gate:
+        table.add_row("gate", gate, "", "")
     if table.row_count:
         Console(stderr=True, style="dim", width=None if sys.stderr.isatty() else WIDTH).print(table, markup=False)
+
+
+def _gate(turn: dict[str, Any]) -> str:
+    """What became of the turn's plan at the complexity gate; nothing where no plan came so far."""
+    said = _GATE.get(turn.get("gate", ""))
+    return f"{said} (complexity {float(turn.get('complexity', 0)):.1f})" if said else ""
 
 
 def _lines() -> Iterator[str]:

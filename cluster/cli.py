@@ -1,7 +1,7 @@
 """The command `agentmill`. Parse first, import the heavy code after: `--help` answers at once.
 
-Exit codes: 0 done, 1 a check failed (doctor), 2 an error that the user can put right (a message, never a traceback),
-130 stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 done, 1 a check failed (doctor, domain check, redteam), 2 an error that the user can put right (a message,
+never a traceback), 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import signal
@@ -24,6 +24,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+gate_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(gate_app, name="gate", help="The complexity gate: when the model evaluator is asked about a plan.")
+
+domain_app = typer.Typer(
+    help="Make and check domain packs: the tools, rules, world and customers of a business of your own.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(domain_app, name="domain")
+
+bench_app = typer.Typer(
+    help="Measure the project's own parts; figures go to runs/bench, or to the run that AGENTMILL_BENCH_RUN names.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(bench_app, name="bench")
 
 RUNS = Path("runs")
 ConfigArg = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file such as configs/local.yaml")]
@@ -46,13 +62,14 @@ def run_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show what would be done, do nothing")] = False,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Do a run: simulate, refine, corpora, base, sft, evaluate, report. What is done already is skipped."""
+    """Do a run: simulate, gate, refine, corpora, base, sft, evaluate, report. What is done already is skipped."""
     from agentmill.runs import Run, command_line
-    from cluster.config import read_config
+    from cluster.config import check_worlds, read_config
     from cluster.runner import execute
     from cluster.status import print_plan, print_result
 
     settings = read_config(config, assignments or [], name)
+    check_worlds(settings)
     if dry_run:
         print_plan(runs / settings.name, settings, first, last)
         return
@@ -111,6 +128,26 @@ def report(run: RunArg = "local", runs: RunsOption = RUNS) -> None:
     print(found.path("report", "index.html"))
 
 
+@gate_app.command("calibrate")
+def gate_calibrate(
+    run: RunArg = "local",
+    max_miss_rate: Annotated[
+        float | None, typer.Option(help="share of the plans that may be skipped although the model would reject them")
+    ] = None,
+    confidence: Annotated[float | None, typer.Option(help="with which probability that bound holds")] = None,
+    measure: Annotated[str | None, typer.Option(help="volume, difficulty or effort")] = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Choose the complexity above which the model evaluator is asked, from the plans that a run recorded."""
+    from cluster.config import config_of
+    from cluster.gate import calibrate_again, print_calibration
+
+    found = find_run(run, runs)
+    given = {"max_miss_rate": max_miss_rate, "confidence": confidence, "measure": measure}
+    config = config_of(found, [f"gate.{key}={value}" for key, value in given.items() if value is not None])
+    print_calibration(calibrate_again(found, config))
+
+
 @app.command()
 def doctor() -> None:
     """Look at this machine: what it has, which versions, what is missing and how to put it right."""
@@ -119,6 +156,28 @@ def doctor() -> None:
     findings = examine()
     print_findings(findings)
     if any(finding.verdict == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def redteam(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="a YAML file; defaults without one")] = None,
+    domain: Annotated[str | None, typer.Option(help="the domain pack whose attacks are played")] = None,
+    url: Annotated[str | None, typer.Option(help="attack a served system (with serve.sessions_api=true)")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only so many attacks, from all over the corpus")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="record in this run in place of runs/bench")] = None,
+    assignments: SetOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Play a corpus of attacks on the system: how many have an effect, by kind. Exit 1 when one has.
+
+    The expert answers for the agents unless redteam.model names another model.
+    """
+    from cluster.redteam import attack, print_attempts
+
+    done = attack(config, domain, url, limit, assignments or [], find_run(run, runs) if run else None)
+    print_attempts(done)
+    if any(one.effects for one in done):
         raise typer.Exit(1)
 
 
@@ -149,6 +208,48 @@ def base(context: typer.Context) -> None:
     from raytrain.base.make import main as make
 
     make(list(context.args))
+
+
+@domain_app.command("new")
+def domain_new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the name of the package, such as bike_shop")],
+    into: Annotated[Path, typer.Option(metavar="DIR", help="the folder that the pack is written into")] = Path("."),
+) -> None:
+    """Write a small domain pack that works: tools, rules, a world, customers, an expert, tests, a configuration."""
+    from cluster.skeleton import new_pack, next_steps
+
+    for path in new_pack(name, into):
+        print(f"wrote {path}")
+    print("go on with:", *next_steps(name, into), sep="\n  ")
+
+
+@domain_app.command("check")
+def domain_check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a pack that ships, is installed, or lies here")],
+    conversations: Annotated[int, typer.Option(min=1, help="how many the pack's expert plays, at least")] = 40,
+) -> None:
+    """Tell what is missing or inconsistent in a domain pack; its expert plays some conversations."""
+    from cluster.domains import check_pack, print_findings
+
+    findings = check_pack(name, conversations)
+    print_findings(findings)
+    if any(finding.error for finding in findings):
+        raise typer.Exit(1)
+
+
+@bench_app.command("agents")
+def bench_agents(
+    domains: Annotated[
+        list[str] | None, typer.Option("--domain", help="a domain pack; again for another (default: those that ship)")
+    ] = None,
+    scenarios: Annotated[int, typer.Option(min=1, help="how many scenarios of each domain are played")] = 500,
+) -> None:
+    """Success of the expert, watchfulness of the Evaluator, turns per second and core, and the cost of a world."""
+    from benchmarks.report import bench_agents as bench
+    from benchmarks.world_copy import packs
+
+    run = bench(domains or packs(), scenarios)
+    print(f"agentmill figures {run.root} agents")
 
 
 def find_run(name: str, runs: Path) -> "Run":

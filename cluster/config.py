@@ -10,17 +10,18 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from agentmill.agents.settings import TeamSettings
-from agentmill.config import Strict, load_yaml, nearest, override, validate
+from agentmill.config import ConfigError, Strict, load_yaml, override, validate
+from agentmill.domains.base import ALL, WorldSettings, load_domain
 from agentmill.runs import Run
 from cluster.base import BaseSettings
 from rayserve.settings import ServeSettings
 from raytrain.settings import SftSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
+from simulation.gate import GateSettings
+from simulation.redteam import RedteamSettings
 from simulation.refine import RefineSettings
 from simulation.simulate import SimulateSettings
-
-DOMAINS = ("automotive",)
 
 
 class DataSettings(Strict):
@@ -45,30 +46,28 @@ class ReportSettings(Strict):
 
 
 class RunConfig(Strict):
-    """Everything that a run depends on. Two runs with equal configuration, code and machine give equal artefacts."""
+    """Everything that a run depends on. Two runs with equal configuration, code and machine give equal artefacts.
+
+    `domain` names a pack that ships, or a Python package that is installed or lies in the current directory. `mix`
+    chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`.
+    """
 
     name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
-    domain: str = "automotive"
+    domain: str = Field("automotive", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+    mix: str = ALL
     system: TeamSettings = TeamSettings()
     data: DataSettings = DataSettings()
     simulate: SimulateSettings = SimulateSettings()
+    gate: GateSettings = GateSettings()
     refine: RefineSettings = RefineSettings()
     corpora: CorporaSettings = CorporaSettings()
     base: BaseSettings = BaseSettings()
     sft: SftSettings = SftSettings()
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    redteam: RedteamSettings = RedteamSettings()
     report: ReportSettings = ReportSettings()
-
-    @field_validator("domain")
-    @classmethod
-    def _known_domain(cls, value: str) -> str:
-        if value not in DOMAINS:
-            guess = nearest(value, DOMAINS)
-            meant = f"did you mean {guess}? " if guess else ""
-            raise ValueError(f"no such domain pack; {meant}there are: {', '.join(DOMAINS)}")
-        return value
 
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as JSON values, defaults included."""
@@ -76,21 +75,43 @@ class RunConfig(Strict):
 
 
 def read_config(path: Path, assignments: Iterable[str] = (), name: str | None = None) -> RunConfig:
-    """Read a configuration file, apply `--set` assignments and `--name`, and check it.
+    """Read a configuration file, apply `--set` assignments and `--name`, and check it, the domain pack included.
 
     Raises:
-        ConfigError: when the file, a key, a value or a type is wrong.
+        ConfigError: when the file, a key, a value or a type is wrong, or the pack cannot be used or lacks the mix.
     """
     data: Mapping[str, Any] = override(load_yaml(path), assignments)
     if name is not None:
         data = {**data, "name": name}
-    return validate(RunConfig, data, str(path))
+    config = validate(RunConfig, data, str(path))
+    load_domain(config.domain).source(config.mix)
+    return config
 
 
 def config_of(run: Run, assignments: Iterable[str] = ()) -> RunConfig:
     """The configuration that an existing run was made with, with `--set` assignments applied.
 
+    The domain pack is not looked for: a run can be shown where its pack is not.
+
     Raises:
         ConfigError: when a key, a value or a type is wrong.
     """
     return validate(RunConfig, override(run.manifest["config"], assignments), str(run.root / "run.json"))
+
+
+def check_worlds(config: RunConfig) -> None:
+    """Look that the database of a run's worlds can be used and answers. It changes nothing.
+
+    Raises:
+        ConfigError: when it cannot, or the worlds are shared.
+    """
+    world = config.system.world
+    if world.shared:
+        raise ConfigError(
+            "system.world.shared=true: a run judges each conversation by the world that it leaves, so each needs its "
+            "own; leave it out here and give it to `agentmill serve`"
+        )
+    if world != WorldSettings():
+        from agentmill.domains.database import check_database
+
+        check_database(world)

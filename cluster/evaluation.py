@@ -36,6 +36,7 @@ def _teacher(run: Run, config: RunConfig) -> None:
         system=config.system,
         seed=config.seed,
         teacher=config.simulate.teacher,
+        mix=config.mix,
     )
 
 
@@ -44,7 +45,7 @@ def _student(run: Run, config: RunConfig) -> None:
     from simulation import evaluate
 
     settings = config.serve.model_copy(update={"port": 0, "sessions_api": True})
-    system = served_system(run, config.system)
+    system = served_system(run, config)
     served = serve.start(settings, run.root / "models" / STUDENT, domain=config.domain, system=system)
     try:
         evaluate.run(
@@ -55,6 +56,7 @@ def _student(run: Run, config: RunConfig) -> None:
             seed=config.seed,
             base_url=served.base_url,
             stage=STUDENT,
+            mix=config.mix,
         )
         run.record(f"evaluate.{STUDENT}.start_seconds", round(served.seconds, 2), unit="s")
     finally:

@@ -11,11 +11,12 @@ import jinja2
 
 from agentmill.log import say
 from agentmill.runs import Figure, Run, atomic_write_text
-from cluster import evidence
+from cluster import evidence, gate
 from cluster.charts import Rate, Series, curve, rates, smooth
 from cluster.config import ReportSettings
 from cluster.stages import STAGES
 from cluster.status import shown, shown_interval
+from simulation.gate import read_calibration
 
 AGENT_WORK = {
     "success": "scenarios completed",
@@ -51,7 +52,7 @@ def render(run: Run, settings: ReportSettings) -> str:
         manifest=run.manifest,
         stages=_stages(run, figures),
         figures=figures,
-        corpora=_under(figures, "simulate", "refine", "corpora", "data", "gate"),
+        corpora=_under(figures, "simulate", "refine", "corpora", "data"),
         training=_under(figures, "base", "train"),
         evaluation=_evaluation(figures),
         evaluation_chart=rates(_rates(figures)),
@@ -59,7 +60,22 @@ def render(run: Run, settings: ReportSettings) -> str:
         loss=_loss_chart(run),
         speed=_speed_chart(run),
         conversations=evidence.conversations(run, settings.conversations),
+        gate=_gate(run),
+        gate_figures=_gate_figures(figures),
     )
+
+
+def _gate(run: Run) -> dict[str, Any] | None:
+    """The gate's decision in words and its curve, where the run has been calibrated."""
+    calibration = read_calibration(run)
+    if calibration is None:
+        return None
+    return {"said": gate.summary(calibration), "chart": gate.chart(calibration) if calibration.curve else ""}
+
+
+def _gate_figures(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The calibration's figures, and what every stage measured of its gate."""
+    return {name: f for name, f in figures.items() if "gate" in name.split(".") and not name.startswith("run.")}
 
 
 def _stages(run: Run, figures: Mapping[str, Figure]) -> list[dict[str, Any]]:

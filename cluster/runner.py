@@ -22,7 +22,7 @@ from agentmill.lineage import require_memory
 from agentmill.log import duration, say
 from agentmill.runs import Run, RunError, atomic_write_text, digest_json, now
 from cluster.config import RunConfig
-from cluster.stages import STAGES, Stage, differences, inputs_of, stage_named
+from cluster.stages import MISSING, STAGES, Stage, differences, inputs_of, stage_named
 
 BEAT_S = 5.0
 
@@ -231,6 +231,9 @@ def _changes(old: Any, new: dict[str, Any]) -> Sequence[str]:
     lines += [f"{name} was done again" for name in new["needs"] if old.get("needs", {}).get(name) != new["needs"][name]]
     if old.get("code") != new["code"]:
         lines.append("its code changed")
+    if old.get("pack") != new.get("pack"):
+        lost = "the domain pack cannot be found from this folder"
+        lines.append(lost if new.get("pack") == MISSING else "the domain pack changed")
     return lines or ["its inputs changed"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agentmill.agents.settings import TeamSettings
 from agentmill.config import ConfigError
+from agentmill.domains.base import load_domain
 from agentmill.lineage import require_memory
 from agentmill.log import say
 from agentmill.runs import Run
@@ -32,7 +33,7 @@ def settings_for(
         settings = config_of(run, assignments)
     else:
         raise AssertionError("neither a run nor a configuration")
-    settings = settings.model_copy(update={"system": served_system(run, settings.system)})
+    settings = settings.model_copy(update={"system": served_system(run, settings)})
     if settings.serve.model.kind != "engine":
         return settings, None
     if model is None and run is None:
@@ -42,33 +43,51 @@ def settings_for(
     return settings, model if model is not None or run is None else run.root / "models" / "sft"
 
 
-def served_system(run: Run | None, system: TeamSettings) -> TeamSettings:
-    """`system` with the gate that was calibrated from the run's own plans, where the run has one.
+def served_system(run: Run | None, config: RunConfig) -> TeamSettings:
+    """`config.system` with the gate that was calibrated on the run's own plans, where the run has one.
 
-    The simulation asks the model evaluator about every plan; what is served asks above the calibrated threshold.
+    The simulation asks the model evaluator about every plan; what is served asks above the calibrated threshold, and
+    puts `gate.shadow_share` of the other plans to it in the shadow. A `system.complexity_threshold` other than the 0
+    that plans are recorded with was chosen by hand for serving, and stays.
     """
-    if run is None or system.complexity_threshold is None or not run.path("corpora", "gate.json").is_file():
-        return system
-    from simulation.corpora import read_gate
+    from simulation.gate import read_calibration
 
-    return system.model_copy(update={"complexity_threshold": read_gate(run)})
+    system = config.system.model_copy(update={"shadow_share": config.gate.shadow_share})
+    calibration = read_calibration(run) if run is not None else None
+    if calibration is None or calibration.chosen is None or system.complexity_threshold != 0.0:
+        return system
+    gate = {"complexity_measure": calibration.measure, "complexity_threshold": calibration.threshold}
+    return system.model_copy(update=gate)
+
+
+def _gate(system: TeamSettings) -> str:
+    """When the model evaluator is asked, in words."""
+    if system.complexity_threshold == 0.0:
+        return "gate: the model evaluator is asked about every plan"
+    above = system.complexity_threshold
+    asked = "never asked" if above is None else f"asked above a Halstead {system.complexity_measure} of {above:.1f}"
+    return f"gate: the model evaluator is {asked}; {system.shadow_share:.0%} of the other plans in the shadow"
 
 
 def serve_forever(settings: RunConfig, model: Path | None) -> None:
     """Start the system and stay until it is interrupted.
 
     Raises:
-        UserError: when the port is busy, the model is not usable, memory is short, or the system stops answering.
+        UserError: when the domain pack, the worlds' database or the model is not usable, the port is busy, memory is
+            short, or the system stops answering.
     """
-    from rayserve.serve import checked_model, free_port, interrupted, start
+    from rayserve.serve import check_worlds, checked_model, free_port, interrupted, start
 
+    load_domain(settings.domain)
     free_port(settings.serve.port)  # said before Ray takes its seconds to start
+    check_worlds(settings.system.world, settings.domain)
     if settings.serve.model.kind == "engine":
         checked_model(model)
     need = SERVE_GIB if model is not None else EXPERT_GIB
     require_memory(need, "serving", "close other programs, or lower serve.engine.cpu_kv_cache_gib or max_num_seqs")
     from cluster.session import ray_session
 
+    say("serve", _gate(settings.system))
     with tempfile.TemporaryDirectory(prefix="agentmill-serve-") as folder:
         say("serve", "starting a local Ray session")
         with ray_session(record=Path(folder, "session.json")):

@@ -1,7 +1,8 @@
 """The stage graph: what each stage is for, what it needs, what it owns, and how it is called.
 
-A stage's inputs are its settings, the completions of the stages before it and the code that does it; their digest
-decides whether a finished stage still stands. Invariant: a stage writes only the paths and figures that it owns here.
+A stage's inputs are its settings, the completions of the stages before it and the code that does it, a domain pack of
+the user's own included; their digest decides whether a finished stage still stands. Invariant: a stage writes only the
+paths and figures that it owns here.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from agentmill.config import ConfigError, nearest
+from agentmill.domains.packs import pack_files
 from agentmill.runs import Run, digest_json, digest_path
 from cluster.config import RunConfig
+
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,13 @@ class Stage:
 def _simulate(run: Run, config: RunConfig) -> None:
     from simulation import simulate
 
-    simulate.run(run, config.simulate, domain=config.domain, system=config.system, seed=config.seed)
+    simulate.run(run, config.simulate, domain=config.domain, system=config.system, seed=config.seed, mix=config.mix)
+
+
+def _gate(run: Run, config: RunConfig) -> None:
+    from cluster import gate
+
+    gate.run(run, config)
 
 
 def _refine(run: Run, config: RunConfig) -> None:
@@ -88,7 +98,7 @@ def _common(config: RunConfig) -> dict[str, Any]:
 
 
 def _system(config: RunConfig) -> dict[str, Any]:
-    return {**_common(config), "system": config.system.model_dump(mode="json")}
+    return {**_common(config), "mix": config.mix, "system": config.system.model_dump(mode="json")}
 
 
 def _public(config: RunConfig) -> dict[str, Any]:
@@ -109,6 +119,21 @@ STAGES: tuple[Stage, ...] = (
         figures=("simulate",),
     ),
     Stage(
+        name="gate",
+        does="the recorded plans say which ones the model evaluator must see",
+        run=_gate,
+        settings=lambda c: {
+            "gate": c.gate.model_dump(mode="json", exclude={"shadow_share"}),
+            "complexity_threshold": c.system.complexity_threshold,
+        },
+        needs=("simulate",),
+        sources=("agentmill.plans", "simulation.gate", "simulation.judged", "cluster.gate"),
+        owns=("gate",),
+        figures=("gate",),
+        memory_gib=0.3,
+        ray=False,
+    ),
+    Stage(
         name="refine",
         does="the judge reads every call and mends what is wrong",
         run=_refine,
@@ -126,7 +151,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("simulate", "refine"),
         sources=("agentmill", "simulation"),
         owns=("corpora",),
-        figures=("corpora", "data", "gate"),
+        figures=("corpora", "data"),
         ray=False,
     ),
     Stage(
@@ -161,8 +186,9 @@ STAGES: tuple[Stage, ...] = (
             "evaluate": c.evaluate.model_dump(mode="json"),
             "serve": c.serve.model_dump(mode="json", exclude={"port", "sessions_api"}),
             "teacher": c.simulate.model_dump(mode="json").get("teacher"),
+            "shadow_share": c.gate.shadow_share,
         },
-        needs=("simulate", "sft"),
+        needs=("simulate", "gate", "sft"),
         sources=("agentmill", "simulation", "rayserve", "cluster.evaluation"),
         owns=("evaluate",),
         figures=("evaluate",),
@@ -173,8 +199,8 @@ STAGES: tuple[Stage, ...] = (
         does="everything that was measured, on one page",
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
-        needs=("simulate", "refine", "corpora", "base", "sft", "evaluate"),
-        sources=("cluster.report", "cluster.charts", "cluster.evidence"),
+        needs=("simulate", "gate", "refine", "corpora", "base", "sft", "evaluate"),
+        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate"),
         owns=("report",),
         figures=("report",),
         memory_gib=0.3,
@@ -205,12 +231,22 @@ def inputs_of(stage: Stage, run: Run, config: RunConfig) -> dict[str, Any]:
         "settings": stage.settings(config),
         "needs": {name: mark.digest if mark else None for name, mark in marks.items()},
         "code": code_digest(stage.sources),
+        "pack": pack_digest(config.domain) if "agentmill" in stage.sources else None,
     }
 
 
 def code_digest(sources: tuple[str, ...]) -> str:
     """Digest of the Python files (and templates) of modules and packages, found without importing them."""
     return digest_json([[name, [[p.name, digest_path(p)] for p in _files(name)]] for name in sources])
+
+
+def pack_digest(domain: str) -> str | None:
+    """Digest of a pack's files; None for one that ships with agentmill, "missing" for one that is not here."""
+    try:
+        files = pack_files(domain)
+    except ConfigError:
+        return MISSING
+    return digest_json({name: digest_path(file) for name, file in files.items()}) if files else None
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

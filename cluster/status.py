@@ -14,6 +14,8 @@ from cluster.stages import STAGES
 RESULTS = (
     ("simulate.conversations", "conversations simulated"),
     ("simulate.calls", "model calls recorded"),
+    ("gate.saved", "evaluator calls that the gate saves"),
+    ("gate.miss_rate", "plans that the gate misses"),
     ("corpora.sft.train", "training rows"),
     ("train.sft.tokens_per_s", "training speed"),
     ("train.sft.heldout_loss", "held-out loss"),

@@ -24,7 +24,7 @@ from agentmill.agents.planner import Planner
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.understander import Understander
 from agentmill.config import ConfigError
-from agentmill.domains.base import Domain, Json, load_domain
+from agentmill.domains.base import Domain, Json, WorldSettings, load_domain
 from agentmill.models.chat import AgentName, ChatModel, ChatReply, ChatRequest, ModelError
 from agentmill.plans.sandbox import Sandbox
 from rayserve.answers import EngineAnswer
@@ -118,7 +118,7 @@ def served_model(
     key = os.environ.get(model.api_key_env, "") if model.api_key_env else ""
     if model.api_key_env and not key:
         raise ConfigError(f"serve.model.api_key_env={model.api_key_env}: the variable is not set; export it")
-    return OpenAIModel(base_url=model.url, model=model.name, api_key=key, timeout_s=model.timeout_s)
+    return OpenAIModel(model.url, model.name, api_key=key, timeout_s=model.timeout_s, grammars=model.grammars)
 
 
 class AgentServer:
@@ -168,10 +168,11 @@ class AgentServer:
 
 
 class ExecutorServer:
-    """The Executor with its sandbox and all worlds: exactly one replica, because the worlds are in its memory."""
+    """The Executor with its sandbox and all worlds: exactly one replica, because private worlds are in its memory."""
 
-    def __init__(self, domain: str, processes: int) -> None:
+    def __init__(self, domain: str, processes: int, worlds: WorldSettings) -> None:
         self._domain = load_domain(domain)
+        self._worlds = worlds
         self._sandbox = Sandbox(processes)
         self._executor: Executor | None = None
         self._starting = asyncio.Lock()
@@ -202,11 +203,12 @@ class ExecutorServer:
         return True
 
     async def ping(self) -> None:
-        await self._ready()
+        """Raise what is wrong with the worlds' database, if anything is."""
+        await (await self._ready()).ping()
 
     async def _ready(self) -> Executor:
         async with self._starting:
             if self._executor is None:
                 await self._sandbox.__aenter__()
-                self._executor = Executor(self._domain, self._sandbox)
+                self._executor = Executor(self._domain, self._sandbox, self._worlds)
             return self._executor

@@ -12,15 +12,18 @@ import json
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.util.metrics import Counter
 
+from agentmill.agents.contracts import WorldUnavailable
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
 from agentmill.config import ConfigError, validate
 from agentmill.domains.base import load_domain
 from agentmill.models.chat import ChatReply, ChatRequest, ModelError
+from agentmill.records import GateMark
 from rayserve.agents import AgentServer, ExecutorServer
 from rayserve.gateway import http_app
 from rayserve.remote import RemoteEvaluator, RemoteExecutor, RemoteExplainer, RemotePlanner, RemoteUnderstander
@@ -53,7 +56,7 @@ def build_app(args: AppArguments) -> serve.Application:
         engine = engines.build(settings.engine, args.model_dir, on_gpu=args.on_gpu)
     agents = {name: _agent(name, args, engine) for name in ("understander", "planner", "evaluator", "explainer")}
     executor = serve.deployment(ExecutorServer, name="Executor", num_replicas=1, **_options(settings.agents)).bind(
-        args.domain, SANDBOX_PROCESSES
+        args.domain, SANDBOX_PROCESSES, args.system.world
     )
     gateway = serve.deployment(GatewayServer, name="Gateway", num_replicas=1, **_options(settings.gateway))
     gateway = gateway.options(max_ongoing_requests=settings.gateway.max_ongoing_requests + HEADROOM)
@@ -83,7 +86,7 @@ class GatewayServer:
             "evaluator": RemoteEvaluator("evaluator", evaluator, retry),
             "explainer": RemoteExplainer("explainer", explainer, retry),
         }
-        self._executor = RemoteExecutor(executor)
+        self._executor = RemoteExecutor(executor, system.world, retry)
         team = Team(
             load_domain(domain),
             RemoteUnderstander("understander", understander, retry),
@@ -93,10 +96,17 @@ class GatewayServer:
             RemoteExplainer("explainer", explainer, retry),
             system,
         )
-        self._conversations = Conversations(settings, team, self._executor, self._ask, self._ping)
+        self._plans = Counter(
+            "agentmill_gate_plans", "Plans by what became of them at the complexity gate.", tag_keys=("gate",)
+        )
+        self._conversations = Conversations(settings, team, self._executor, self._ask, self._ping, self._counted)
 
     async def __serve_build_asgi_app__(self) -> Any:
         return http_app(self._conversations)
+
+    def _counted(self, mark: GateMark) -> None:
+        if mark != "none":
+            self._plans.inc(1, {"gate": mark})
 
     async def _ask(self, request: ChatRequest) -> ChatReply:
         return await self._asking[request.agent].complete(request)
@@ -112,8 +122,9 @@ async def _state(part: Any) -> str:
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
             await part.ping()
-    except (RayError, RayServeException, ModelError) as error:
-        return f"failed: {type(error).__name__}"
+    except (RayError, RayServeException, ModelError, WorldUnavailable) as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        return f"failed: {type(cause).__name__}"
     except TimeoutError:
         return f"failed: no answer within {PING_TIMEOUT_S:g} s"
     return "ok"

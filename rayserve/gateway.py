@@ -6,7 +6,8 @@ client was given.
 
 A streamed reply is the Explainer's tokens as the engine makes them, so nothing can be taken back: the Explainer's
 retries happen only before its first word, and a stream that breaks off later goes on with the safe reply. What the
-other agents say is never streamed; a question back or a safe reply comes in one piece.
+other agents say is never streamed; a question back or a safe reply comes in one piece. A request that comes again
+with its `Idempotency-Key` gets the same answer (see `rayserve.repeats`).
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from agentmill.agents.contracts import WorldUnavailable
 from agentmill.models.chat import ModelError
 from rayserve.openai_api import (
     SESSION_ID_PATTERN,
@@ -35,9 +37,10 @@ from rayserve.openai_api import (
     sse,
     unknown,
 )
+from rayserve.repeats import KEY_HEADER, REPLAYED_HEADER, Exchange, Pieces, Repeats, checked_key
 from rayserve.sessions import Conversation
 from rayserve.settings import GatewaySettings
-from rayserve.turns import Answered, Asked, Conversations
+from rayserve.turns import RETRY_LATER, Answered, Asked, Conversations
 
 _log = logging.getLogger("ray.serve")  # Serve keeps this one in its replicas' log files
 SESSION_HEADER = "X-Session-Id"
@@ -47,6 +50,7 @@ def http_app(conversations: Conversations) -> FastAPI:
     """The gateway's routes over `conversations`; the sessions API only where the settings open it."""
     app = FastAPI(title="agentmill", docs_url=None, redoc_url=None, openapi_url=None)
     gateway = conversations.settings.gateway
+    repeats = Repeats(conversations.settings.sessions)
     _add_errors(app)
 
     @app.get("/health")
@@ -67,17 +71,23 @@ def http_app(conversations: Conversations) -> FastAPI:
         model: dict[str, Any] = models(name, conversations.started)["data"][0]
         return model
 
+    @app.get("/v1/gate")
+    async def gate() -> dict[str, Any]:
+        return conversations.gate.shown()
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = parse_chat(await _read(request, gateway), gateway)
-        asked = Asked(body, _session_id(request, body.metadata), _owner(request, body.user))
+        key = checked_key(request.headers.get(KEY_HEADER))
+        asked = Asked(body, _session_id(request, body.metadata), _owner(request, body.user), key)
+        exchange = await repeats.exchange(asked, lambda: _begin(conversations, asked))
+        headers = {"X-Request-Id": exchange.asked.trace_id}
+        if exchange.asked is not asked:
+            headers[REPLAYED_HEADER] = "true"
         if body.stream:
-            return await _streamed(conversations, asked)
-        answered = await asyncio.shield(await conversations.begin(asked))
-        return JSONResponse(
-            completion(asked.trace_id, gateway.model_name, answered.text, answered.usage, answered.extension),
-            headers=_headers(asked),
-        )
+            return await _streamed(gateway.model_name, exchange, headers)
+        answered = await asyncio.shield(exchange.task)
+        return JSONResponse(_completion(gateway.model_name, exchange.asked, answered), headers=headers)
 
     if conversations.settings.sessions_api:
         _add_sessions(app, conversations)
@@ -120,30 +130,37 @@ def _shown(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-async def _streamed(conversations: Conversations, asked: Asked) -> Response:
+async def _begin(conversations: Conversations, asked: Asked) -> Exchange:
+    """Begin the turn of a request that was not made before."""
+    pieces = Pieces()
+    task = await conversations.begin(asked, pieces.put if asked.body.stream else None)
+    task.add_done_callback(lambda _: pieces.end())
+    return Exchange(asked, task, pieces)
+
+
+def _completion(model: str, asked: Asked, answered: Answered) -> dict[str, Any]:
+    return completion(asked.trace_id, asked.created, model, answered.text, answered.usage, answered.extension)
+
+
+async def _streamed(model: str, exchange: Exchange, headers: dict[str, str]) -> Response:
     """A streamed answer. Errors before the first event are ordinary HTTP errors; later ones are an event."""
-    pieces: asyncio.Queue[str | None] = asyncio.Queue()
-    task = await conversations.begin(asked, pieces.put)
-    task.add_done_callback(lambda _: pieces.put_nowait(None))
-    first = await pieces.get()
+    pieces = aiter(exchange.pieces)
+    first = await anext(pieces, None)
     if first is None:
-        await asyncio.shield(task)  # a turn that failed before it said anything raises here
-    events = _events(conversations.settings.gateway.model_name, asked, task, first, pieces)
-    return StreamingResponse(
-        events, media_type="text/event-stream", headers={**_headers(asked), "Cache-Control": "no-cache"}
-    )
+        await asyncio.shield(exchange.task)  # a turn that failed before it said anything raises here
+    events = _events(model, exchange, first, pieces)
+    return StreamingResponse(events, media_type="text/event-stream", headers={**headers, "Cache-Control": "no-cache"})
 
 
-async def _events(
-    model: str, asked: Asked, task: "asyncio.Task[Answered]", first: str | None, pieces: "asyncio.Queue[str | None]"
-) -> AsyncIterator[str]:
+async def _events(model: str, exchange: Exchange, first: str | None, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
     """A chunk for each piece of text, then the extension field, then the end mark."""
-    chunks = Chunks(asked.trace_id, model)
+    asked, task = exchange.asked, exchange.task
+    chunks = Chunks(asked.trace_id, asked.created, model)
     yield chunks.opening()
     piece = first
     while piece is not None:
         yield chunks.delta(piece)
-        piece = await pieces.get()
+        piece = await anext(pieces, None)
     await asyncio.wait({task})
     failure = task.exception()
     if failure is not None:
@@ -192,10 +209,6 @@ def _owner(request: Request, user: str) -> str:
     return hashlib.sha256(f"{key}\n{user}".encode("utf-8", "replace")).hexdigest()
 
 
-def _headers(asked: Asked) -> dict[str, str]:
-    return {"X-Request-Id": asked.trace_id}
-
-
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
@@ -212,6 +225,11 @@ def _add_errors(app: FastAPI) -> None:
     async def no_model(request: Request, error: ModelError) -> Response:
         answer = ApiError(502 if error.retryable else 400, f"the model gave no answer: {error}", code="model_error")
         return JSONResponse(answer.body(), status_code=answer.status)
+
+    @app.exception_handler(WorldUnavailable)
+    async def no_world(request: Request, error: WorldUnavailable) -> Response:
+        answer = ApiError(503, f"{error} Try again later.", code="world_unavailable", headers=RETRY_LATER)
+        return JSONResponse(answer.body(), status_code=answer.status, headers=answer.headers)
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:

@@ -6,7 +6,6 @@ fields of OpenAI's error object. Invariant: whatever a client sends, it gets a c
 
 import difflib
 import json
-import time
 from collections.abc import Collection, Iterable
 from typing import Any, Literal, TypeVar
 
@@ -220,14 +219,14 @@ def completion_id(trace_id: str) -> str:
 
 
 def completion(
-    trace_id: str, model: str, text: str, usage: dict[str, int], extension: dict[str, Any]
+    trace_id: str, created: int, model: str, text: str, usage: dict[str, int], extension: dict[str, Any]
 ) -> dict[str, Any]:
     """A whole answer: OpenAI's chat completion object and the extension field `agentmill`."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text, "refusal": None}, "logprobs": None}
     return {
         "id": completion_id(trace_id),
         "object": "chat.completion",
-        "created": int(time.time()),
+        "created": created,
         "model": model,
         "choices": [{**choice, "finish_reason": "stop"}],
         "usage": usage,
@@ -238,11 +237,11 @@ def completion(
 class Chunks:
     """The server-sent events of one streamed answer, as text ready to be written."""
 
-    def __init__(self, trace_id: str, model: str) -> None:
+    def __init__(self, trace_id: str, created: int, model: str) -> None:
         self._head = {
             "id": completion_id(trace_id),
             "object": "chat.completion.chunk",
-            "created": int(time.time()),
+            "created": created,
             "model": model,
         }
 

@@ -21,7 +21,7 @@ from typing import Any
 from agentmill.agents.settings import TeamSettings
 from agentmill.config import UserError
 from agentmill.log import duration, say
-from rayserve.preflight import checked_model, fitted, free_port, wants_gpu
+from rayserve.preflight import check_worlds, checked_model, fitted, free_port, wants_gpu
 from rayserve.settings import LOOPBACK, AppArguments, ServeSettings
 
 APP_NAME = "agentmill"
@@ -60,8 +60,8 @@ def start(
     """Start the system and wait until it answers. `model_dir` is needed where settings.model.kind is `engine`.
 
     Raises:
-        UserError: when the port is busy, the model folder is not usable, the hardware is missing, or the system
-            does not come up in `settings.start_timeout_s`.
+        UserError: when the port is busy, the worlds' database or the model folder is not usable, the hardware is
+            missing, or the system does not come up in `settings.start_timeout_s`.
     """
     import ray
 
@@ -71,6 +71,8 @@ def start(
     port = free_port(settings.port)
     if _controller() is not None:
         raise UserError("Ray Serve is already running in this Ray session; stop what it serves first")
+    system = system or TeamSettings()
+    check_worlds(system.world, domain)
     folder = checked_model(model_dir) if settings.model.kind == "engine" else None
     on_gpu = False
     if folder is not None:
@@ -79,7 +81,6 @@ def start(
     importing = _importing(settings)
     base_url = f"http://{LOOPBACK}:{port}"
     say("serve", f"starting {_described(settings, folder, on_gpu)}")
-    system = system or TeamSettings()
     with _stopped_on_error():
         _start_serve(settings, port)
         importing.join()

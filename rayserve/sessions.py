@@ -2,8 +2,8 @@
 
 A client names its conversation by an id, or it only sends its own message list, as the plain OpenAI client does:
 then the conversation is the one whose visible messages so far have the same digest. Invariants: a digest that was
-matched is used up, so two customers who say the same words never share a conversation; a conversation in the middle
-of a turn is never closed.
+matched is used up, so two customers who say the same words never share a conversation; a conversation belongs to the
+client that first spoke in it, whoever else names its id; one in the middle of a turn is never closed.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ Dialogue = Sequence[tuple[str, str]]
 
 @dataclass
 class Conversation:
-    """One open conversation. `lock` is held during a turn; `digest` is where a message list finds it."""
+    """One open conversation. `lock` is held during a turn; `digest` is where a message list finds it.
+
+    `owner` is whose it is, None until a client has spoken in it.
+    """
 
     session: Session
     world_seed: int
@@ -31,6 +34,7 @@ class Conversation:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
     digest: str | None = None
+    owner: str | None = None
 
     @property
     def busy(self) -> bool:

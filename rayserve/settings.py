@@ -31,7 +31,8 @@ class ServedModel(Strict):
 
     `engine`: the model folder that `start` is given, on the shared vLLM engine. `expert`: the domain's policy in
     code, no weights needed. `endpoint`: any OpenAI-compatible server at `url`, asked for the model `name`; the key,
-    if it needs one, is read from the environment variable `api_key_env`.
+    if it needs one, is read from the environment variable `api_key_env`; `grammars=false` keeps a Planner's grammar
+    from a server that refuses fields which it does not know (vLLM's reads it).
     """
 
     kind: Literal["engine", "expert", "endpoint"] = "engine"
@@ -40,11 +41,32 @@ class ServedModel(Strict):
     name: str = ""
     api_key_env: str = ""
     timeout_s: float = Field(60.0, gt=0)
+    grammars: bool = True
 
     @model_validator(mode="after")
     def _endpoint_is_named(self) -> Self:
         if self.kind == "endpoint" and not (self.url and self.name):
             raise ValueError("kind=endpoint needs the server's `url` and the model's `name` to ask for")
+        return self
+
+
+class Speculative(Strict):
+    """Speculative decoding: who drafts, and how many tokens at a time.
+
+    `ngram` repeats what followed the same words before and needs no weights; `eagle3` is a drafter in the folder
+    `model` that was trained for the served model (speculators' format).
+    """
+
+    method: Literal["ngram", "eagle3"]
+    tokens: int = Field(3, ge=1, le=16)
+    model: str = ""
+
+    @model_validator(mode="after")
+    def _drafter_is_named(self) -> Self:
+        if self.method == "eagle3" and not self.model:
+            raise ValueError("method=eagle3 drafts with weights of its own; give the drafter's folder as `model`")
+        if self.method == "ngram" and self.model:
+            raise ValueError(f"model={self.model} is for method=eagle3; ngram has no weights, leave it out")
         return self
 
 
@@ -72,6 +94,7 @@ class EngineSettings(Strict):
     cpu_threads: int | None = Field(None, ge=0)
     gpu_memory_utilization: float = Field(0.85, gt=0.0, le=1.0)
     stream_interval_ms: float = Field(5.0, ge=0.0)
+    speculative: Speculative | None = None
     max_ongoing_requests: int = Field(64, ge=1)
     target_ongoing_requests: int = Field(32, ge=1)
     max_queued_requests: int = Field(256, ge=1)
@@ -106,7 +129,11 @@ class SessionSettings(Strict):
 
 
 class GatewaySettings(Strict):
-    """The HTTP side: the name of the served system (the client's `model`), and what it accepts."""
+    """The HTTP side: the name of the served system (the client's `model`), and what it accepts.
+
+    With `trace` a client may ask for the agents' prompts and outputs beside a reply; turn it off where clients are
+    customers, who have no business with prompts and rules.
+    """
 
     model_name: str = Field("agentmill", pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")
     num_cpus: float = Field(0.2, gt=0)
@@ -116,6 +143,7 @@ class GatewaySettings(Strict):
     max_messages: int = Field(400, ge=1)
     max_input_chars: int = Field(2_000, ge=1)
     turn_timeout_s: float = Field(120.0, gt=0)
+    trace: bool = True
 
 
 class ServeSettings(Strict):

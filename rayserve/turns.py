@@ -2,10 +2,13 @@
 
 Knows nothing of HTTP or Ray: the Team and the Executor are given, local or remote. Invariants: turns of one
 conversation never overlap; a turn that has begun runs to its end even if the client has gone, so that the state and
-the world stay in step; a conversation whose turn failed half-way is closed, never continued.
+the world stay in step; a conversation whose turn failed half-way is closed, never continued; no reply waits for a
+shadow verdict, except where the client asked for the trace, which shows it.
 """
 
 import asyncio
+import hashlib
+import json
 import logging
 import time
 import uuid
@@ -15,9 +18,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agentmill.agents.contracts import ExecutorAgent, Session, TextSink, TurnOutcome, UnknownSession
+from agentmill.agents.contracts import (
+    ExecutorAgent,
+    Session,
+    TextSink,
+    TurnOutcome,
+    UnknownSession,
+)
 from agentmill.agents.frames import fold
+from agentmill.agents.gate import GateCounts, settled
 from agentmill.models.chat import ChatReply, ChatRequest
+from agentmill.records import GateMark
 from rayserve.openai_api import ApiError, ChatBody, unknown
 from rayserve.sessions import Conversation, SessionStore, dialogue_digest, new_session_id, seeded_session
 from rayserve.settings import SERVED_AGENTS, ServeSettings
@@ -31,12 +42,23 @@ RETRY_LATER = {"Retry-After": "1"}
 
 @dataclass(frozen=True)
 class Asked:
-    """One chat request as the conversations see it: the checked body, the named conversation, whose client it is."""
+    """One chat request as the conversations see it: the checked body, the named conversation, whose client it is.
+
+    `key` is the client's own name for this request, if it gave one.
+    """
 
     body: ChatBody
     session_id: str | None
     owner: str
+    key: str | None = None
     trace_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def digest(self) -> str:
+        """What tells this request from another one of the same client."""
+        content = json.dumps([self.session_id, self.body.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -49,7 +71,10 @@ class Answered:
 
 
 class Conversations:
-    """All conversations of one gateway. `ask` makes one model call as a named agent does; `ping` checks the parts."""
+    """All conversations of one gateway. `ask` makes one model call as a named agent does; `ping` checks the parts.
+
+    `gate` counts what became of the plans; `count` is told each of its marks too.
+    """
 
     def __init__(
         self,
@@ -58,13 +83,17 @@ class Conversations:
         executor: ExecutorAgent,
         ask: Callable[[ChatRequest], Awaitable[ChatReply]],
         ping: Callable[[], Awaitable[dict[str, str]]],
+        count: Callable[[GateMark], None] = lambda mark: None,
     ) -> None:
         self.settings = settings
         self.started = int(time.time())
         self.ask, self.ping = ask, ping
+        self.gate = GateCounts()
+        self._count = count
         self._team, self._executor = team, executor
         self._store = SessionStore(settings.sessions)
         self._running: set[asyncio.Task[Answered]] = set()
+        self._judging: set[asyncio.Task[TurnOutcome]] = set()
         self._naming = asyncio.Lock()
 
     def __len__(self) -> int:
@@ -74,12 +103,14 @@ class Conversations:
         """Start the turn that `asked` is for; the task goes on when nobody waits for it any more.
 
         Raises:
-            ApiError: 429, where too many turns are running.
+            ApiError: 429, where too many turns are running; 403, where the named conversation is another client's.
+            WorldUnavailable: when a new conversation's world cannot be reached.
         """
         if len(self._running) >= self.settings.gateway.max_ongoing_requests:
             message = f"{len(self._running)} turns are running, which is the limit; try again in a second"
             raise ApiError(429, message, code="too_many_requests", headers=RETRY_LATER)
         conversation = await self._conversation(asked)
+        conversation.owner = asked.owner
         conversation.waiting += 1  # from here on it is busy and cannot be closed
         task = asyncio.create_task(self._turn(asked, conversation, stream))
         self._running.add(task)
@@ -121,6 +152,9 @@ class Conversations:
         if asked.session_id is not None:
             async with self._naming:  # two requests may name the same new conversation at once
                 named = self._store.find(asked.session_id)
+                if named is not None and named.owner not in (None, asked.owner):
+                    message = "this session id belongs to another client; leave it out or use one of your own"
+                    raise ApiError(403, message, code="session_of_another_client", param="metadata")
                 return named or await self.open(0, seeded_session(asked.session_id, before))
         if before:
             found = self._store.claim(dialogue_digest(before, asked.owner))
@@ -153,11 +187,32 @@ class Conversations:
             conversation.waiting -= 1
         self._after(asked, conversation, outcome.turn.reply)
         _log.info(
-            "trace=%s session=%s turn=%d status=%s intent=%s calls=%d seconds=%.3f",
+            "trace=%s session=%s turn=%d status=%s intent=%s calls=%d gate=%s seconds=%.3f",
             asked.trace_id, session.id, session.turn, outcome.turn.status, outcome.turn.intent, len(outcome.calls),
-            time.perf_counter() - start,
+            outcome.turn.gate, time.perf_counter() - start,
         )  # fmt: skip
-        return self._answered(asked, session, outcome)
+        judging = self._judge(asked, outcome)
+        traced = await asyncio.shield(judging) if asked.body.agentmill.trace and self.settings.gateway.trace else None
+        return self._answered(asked, session, outcome, traced)
+
+    def _judge(self, asked: Asked, outcome: TurnOutcome) -> "asyncio.Task[TurnOutcome]":
+        """Wait for the turn's shadow verdict, if there is one, in the background, and count what the gate did."""
+        task = asyncio.create_task(self._judged(asked, outcome))
+        self._judging.add(task)
+        task.add_done_callback(self._judging.discard)
+        return task
+
+    async def _judged(self, asked: Asked, outcome: TurnOutcome) -> TurnOutcome:
+        if outcome.shadow is not None:
+            await asyncio.wait({outcome.shadow.verdict})
+            failure = outcome.shadow.verdict.exception()
+            if failure is None:
+                outcome = await settled(outcome)
+            else:  # a fault of ours, but the turn is over and was right: its plan stays unjudged
+                _log.error("trace=%s shadow verdict failed", asked.trace_id, exc_info=failure)
+        self.gate.add(outcome.turn.gate)
+        self._count(outcome.turn.gate)
+        return outcome
 
     @asynccontextmanager
     async def _alone(self, conversation: Conversation) -> AsyncIterator[None]:
@@ -186,7 +241,8 @@ class Conversations:
             dialogue = [*asked.body.dialogue, ("assistant", reply)]
             self._store.remember(conversation, dialogue_digest(dialogue, asked.owner))
 
-    def _answered(self, asked: Asked, session: Session, outcome: TurnOutcome) -> Answered:
+    def _answered(self, asked: Asked, session: Session, outcome: TurnOutcome, traced: TurnOutcome | None) -> Answered:
+        """The answer. What a shadow verdict cost is in the trace only: the customer did not ask for it."""
         prompt = sum(call.prompt_tokens for call in outcome.calls)
         completion = sum(call.completion_tokens for call in outcome.calls)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
@@ -196,11 +252,13 @@ class Conversations:
             "status": outcome.turn.status,
             "agents": agent_usage(outcome),
         }
-        if asked.body.ignored:
-            extension["ignored"] = asked.body.ignored
-        if asked.body.agentmill.trace:
-            extension["calls"] = [call.model_dump(mode="json") for call in outcome.calls]
-            extension["turn"] = outcome.turn.model_dump(mode="json")
+        trace = asked.body.agentmill.trace
+        ignored = asked.body.ignored + (["agentmill.trace"] if trace and not self.settings.gateway.trace else [])
+        if ignored:
+            extension["ignored"] = ignored
+        if traced is not None:
+            extension["calls"] = [call.model_dump(mode="json") for call in traced.calls]
+            extension["turn"] = traced.turn.model_dump(mode="json")
         return Answered(outcome.turn.reply, usage, extension)
 
     def _known(self, session_id: str) -> Conversation:

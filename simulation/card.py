@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 
 def dataset_card(
@@ -11,7 +10,6 @@ def dataset_card(
     left_out: Mapping[str, int],
     *,
     public: Path | None,
-    gate: Mapping[str, Any],
 ) -> str:
     """The text of corpora/README.md."""
     rows = [f"| {name} | {counts[name]:,} |" for name in sorted(counts)]
@@ -42,10 +40,6 @@ def dataset_card(
             "| reason | rows |",
             "|---|---|",
             *dropped,
-            "",
-            "## Gate",
-            f"`gate.json`: above a Halstead volume of {gate['threshold']:.1f} (the {gate['quantile']:g} quantile of "
-            f"{gate['n']:,} recorded plans) the model evaluator is asked.",
             "",
         ]
     )

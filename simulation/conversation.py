@@ -12,7 +12,7 @@ from typing import Protocol
 
 from agentmill.agents.contracts import AgentCall
 from agentmill.agents.frames import fold, render_frame
-from agentmill.domains.base import Domain, Scenario
+from agentmill.domains.base import Domain, Goal, Json, Scenario
 from agentmill.models.chat import ChatModel, ChatRequest, Message, ModelError, Sampling
 from agentmill.records import ConversationStatus, Turn
 
@@ -109,10 +109,16 @@ def user_frame(scenario: Scenario, turns: Sequence[Turn]) -> str:
     return render_frame(
         {
             "persona": scenario.persona,
-            "goals": [{"intent": goal.intent, "slots": goal.slots} for goal in scenario.goals],
+            "goals": [_wish(goal) for goal in scenario.goals],
             "history": [[turn.utterance, turn.reply] for turn in turns],
         }
     )
+
+
+def _wish(goal: Goal) -> Json:
+    """A goal as the customer knows it: without its end state."""
+    also = {"also": list(goal.also)} if goal.also else {}
+    return {"intent": goal.intent, **also, "slots": goal.slots}
 
 
 def is_exit(utterance: str) -> bool:

@@ -1,7 +1,6 @@
 """The stage `corpora`: refined calls become rows that TRL trains on, with real dialogues mixed in at a chosen share.
 
     refine/calls (+ public dialogues) -> corpora/sft/{train,heldout,public_heldout}.parquet, README.md, samples.json
-    simulate/turns -> corpora/gate.json, the complexity above which serving asks the model evaluator
 
 Invariants: only what the judge kept or rewrote is taught (y*); no scenario is in two splits; a held-out row's prompt
 is in no training row; rows are in TRL's conversational prompt/completion form; the folder appears whole.
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -24,11 +22,11 @@ from agentmill.domains.base import Domain, load_domain
 from agentmill.log import say
 from agentmill.models.chat import Message
 from agentmill.plans.parse import Plan
-from agentmill.runs import Run, RunError, atomic_dir, digest_json
+from agentmill.runs import Run, atomic_dir, digest_json
 from simulation.card import dataset_card
 from simulation.judge import TRAINABLE
 from simulation.public import Dialogue, PublicData, draw_exchanges, read_public, split_dialogues
-from simulation.tables import SFT_SCHEMA, compact, iter_parts, read_folder, scenarios_by_sid, write_table
+from simulation.tables import SFT_SCHEMA, compact, iter_parts, prompt_of, scenarios_by_sid, write_table
 
 _TOLD = 10
 Row = dict[str, Any]
@@ -39,12 +37,10 @@ class CorporaSettings(Strict):
 
     `max_duplicates` caps rows with the same prompt and completion. `rule_verdicts` adds Evaluator rows for recorded
     plans that break a rule: the checks in code are their truth, and without them it would only ever see good plans.
-    `gate_quantile` of the recorded plans' volumes is the complexity that serving's gate starts from.
     """
 
     max_duplicates: int = Field(3, ge=1)
     rule_verdicts: bool = True
-    gate_quantile: float = Field(0.75, ge=0.0, le=1.0)
     public_heldout_share: float = Field(0.05, ge=0.0, lt=1.0)
     public_heldout_rows: int = Field(500, ge=1)
     public_max_characters: int = Field(1200, ge=1)
@@ -64,7 +60,7 @@ class Corpus:
 def run(
     run: Run, settings: CorporaSettings, *, domain: str, seed: int, public: Path | None, public_share: float
 ) -> None:
-    """Build the corpora; records `corpora.*`, `data.public.*` and `gate.*`.
+    """Build the corpora; records `corpora.*` and `data.public.*`.
 
     Raises:
         PublicDataError: when `public` holds no usable dialogue.
@@ -76,19 +72,17 @@ def run(
         _tell_problems(public, data)
         mix_public(corpus, data.dialogues, settings, share=public_share, seed=seed)
     random.Random(seed).shuffle(corpus.train)
-    gate = calibrate_gate(read_folder(run.path("simulate", "turns"), ["plan", "complexity"]), settings.gate_quantile)
     with atomic_dir(run.path("corpora")) as folder:
         write_table(pa.Table.from_pylist(corpus.train, schema=SFT_SCHEMA), folder / "sft" / "train.parquet")
         write_table(pa.Table.from_pylist(corpus.heldout, schema=SFT_SCHEMA), folder / "sft" / "heldout.parquet")
         if data is not None:
             table = pa.Table.from_pylist(corpus.public_heldout, schema=SFT_SCHEMA)
             write_table(table, folder / "sft" / "public_heldout.parquet")
-        (folder / "gate.json").write_text(json.dumps(gate, indent=2) + "\n", encoding="utf-8")
         samples = json.dumps(_samples(corpus, settings.samples), indent=2, ensure_ascii=False)
         (folder / "samples.json").write_text(samples + "\n", encoding="utf-8")
-        card = dataset_card(domain, counts(corpus), corpus.left_out, public=public, gate=gate)
+        card = dataset_card(domain, counts(corpus), corpus.left_out, public=public)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    _record(run, corpus, data, gate)
+    _record(run, corpus, data)
 
 
 def domain_rows(run: Run, settings: CorporaSettings, domain: Domain) -> Corpus:
@@ -129,33 +123,6 @@ def mix_public(
     corpus.public_heldout = [_public_row(pair) for pair in drawn]
 
 
-def calibrate_gate(turns: pa.Table, quantile: float) -> dict[str, Any]:
-    """The complexity threshold: a quantile of the Halstead volumes of the plans that were recorded."""
-    pairs = zip(turns["plan"].to_pylist(), turns["complexity"].to_pylist(), strict=True)
-    volumes = [volume for plan, volume in pairs if plan and volume > 0]
-    threshold = float(np.quantile(volumes, quantile)) if volumes else 0.0
-    above = sum(volume > threshold for volume in volumes) / max(1, len(volumes))
-    return {
-        "measure": "halstead_volume",
-        "quantile": quantile,
-        "threshold": round(threshold, 6),
-        "n": len(volumes),
-        "share_above": above,
-    }
-
-
-def read_gate(run: Run) -> float:
-    """The complexity threshold that this run's corpora calibrated, for serving.
-
-    Raises:
-        RunError: when the stage corpora has not run.
-    """
-    file = run.root / "corpora" / "gate.json"
-    if not file.is_file():
-        raise RunError(f"{file}: there is no calibrated gate; run the stage corpora first")
-    return float(json.loads(file.read_text(encoding="utf-8"))["threshold"])
-
-
 def counts(corpus: Corpus) -> dict[str, int]:
     """Rows by what they are: train, heldout, public_heldout, source.<source>, agent.<agent>."""
     total: Counter[str] = Counter(
@@ -169,7 +136,7 @@ def counts(corpus: Corpus) -> dict[str, int]:
 
 def _rows_of(call: Row, settings: CorporaSettings, domain: Domain, left_out: Counter[str]) -> list[Row]:
     """The rows that one refined call gives."""
-    messages = json.loads(call["messages_json"])
+    messages = prompt_of(call["messages_json"])
     rows = []
     if call["verdict"] == "unjudged":
         left_out["unjudged"] += 1
@@ -202,9 +169,8 @@ def _rule_verdict(messages: list[dict[str, str]], call: Row, domain: Domain) -> 
 
 
 def _state_lines(frame: str) -> list[str]:
-    """The lines of a Planner's frame that show the state: those before a refused plan's violation."""
-    fields = parse_frame(frame)
-    return [f"{key}: {value}" for key, value in fields.items() if key not in ("violation", "plan")]
+    """The lines of a Planner's frame but for the refused plan: as the Evaluator sees them above the next plan."""
+    return [f"{key}: {value}" for key, value in parse_frame(frame).items() if key != "plan"]
 
 
 def _row(prompt: list[dict[str, str]], completion: str, agent: str, call: Row, source: str) -> Row:
@@ -244,10 +210,9 @@ def _tell_problems(path: Path, data: PublicData) -> None:
         say("corpora", f"{path}: {len(data.problems) - _TOLD} more lines skipped")
 
 
-def _record(run: Run, corpus: Corpus, data: PublicData | None, gate: dict[str, Any]) -> None:
+def _record(run: Run, corpus: Corpus, data: PublicData | None) -> None:
     total = counts(corpus)
-    for prefix in ("data.public", "gate"):
-        run.forget(prefix)  # an earlier corpus may have had public data
+    run.forget("data.public")  # an earlier corpus may have had public data
     for name, count in sorted(total.items()):
         if name != "public_heldout" or data is not None:
             run.record(f"corpora.sft.{name}", count, unit="rows")
@@ -259,8 +224,5 @@ def _record(run: Run, corpus: Corpus, data: PublicData | None, gate: dict[str, A
         run.record("data.public.repeated", data.repeated, unit="dialogues")
         share = total.get("source.public", 0) / max(1, total["train"])
         run.record("corpora.sft.public_share", share, n=total["train"])
-    run.record("gate.threshold", gate["threshold"], n=gate["n"], unit="halstead volume")
-    run.record("gate.quantile", gate["quantile"])
     agents = ", ".join(f"{agent} {total.get(f'agent.{agent}', 0):,}" for agent in (*TRAINABLE, "public"))
     say("corpora", f"{total['train']:,} training rows ({agents}), {total['heldout']:,} held out")
-    say("corpora", f"gate: volume {gate['threshold']:.1f}, the {gate['quantile']:g} quantile of {gate['n']:,} plans")

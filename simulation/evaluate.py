@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pydantic import Field
 
+from agentmill.agents.gate import GateCounts
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
 from agentmill.config import Strict, UserError
-from agentmill.domains.base import Assessment, Domain, Scenario, load_domain
+from agentmill.domains.base import ALL, Assessment, Domain, Scenario, ScenarioSource, load_domain
 from agentmill.log import duration, progress, say
 from agentmill.models.chat import ChatModel
 from agentmill.plans.sandbox import Sandbox
@@ -60,46 +61,49 @@ class EvaluateSettings(Strict):
 
 def run(
     run: Run, settings: EvaluateSettings, *, domain: str, system: TeamSettings, seed: int, base_url: str,
-    stage: str = "sft",
+    stage: str = "sft", mix: str = ALL,
 ) -> None:  # fmt: skip
     """Evaluate the system served at `base_url` as `stage`; records `evaluate.<stage>.*`.
 
     Raises:
         GatewayError: when no gateway with a sessions API answers there.
     """
-    asyncio.run(_run_served(run, settings, load_domain(domain), system, seed, base_url, stage))
+    asyncio.run(_run_served(run, settings, load_domain(domain), system, seed, base_url, stage, mix))
 
 
 def run_teacher(
-    run: Run, settings: EvaluateSettings, *, domain: str, system: TeamSettings, seed: int, teacher: ModelSettings
-) -> None:
+    run: Run, settings: EvaluateSettings, *, domain: str, system: TeamSettings, seed: int, teacher: ModelSettings,
+    mix: str = ALL,
+) -> None:  # fmt: skip
     """Evaluate the teacher beside the student, in this process; records `evaluate.teacher.*`."""
-    asyncio.run(_run_teacher(run, settings, load_domain(domain), system, seed, teacher))
+    asyncio.run(_run_teacher(run, settings, load_domain(domain), system, seed, teacher, mix))
 
 
-def evaluation_scenarios(run: Run, domain: Domain, count: int, seed: int) -> list[Scenario]:
+def evaluation_scenarios(run: Run, source: ScenarioSource, count: int, seed: int) -> list[Scenario]:
     """Held-out scenarios of this run's evaluation: none of them was simulated, whatever split it was in."""
     simulated = {scenario.sid for scenario in scenarios_by_sid(run.path("simulate", "conversations")).values()}
-    drawn = domain.scenarios(2 * count, (seed + 1) * 7919, "heldout")
+    drawn = source(2 * count, (seed + 1) * 7919, "heldout")
     fresh = {scenario.sid: scenario for scenario in drawn if scenario.sid not in simulated}
     return list(fresh.values())[:count]
 
 
 async def _run_served(
-    run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, base_url: str, stage: str
-) -> None:
+    run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, base_url: str, stage: str,
+    mix: str,
+) -> None:  # fmt: skip
     user = build_model(settings.user, domain)
     async with GatewayClient(base_url, timeout_s=settings.conversation_timeout_s) as client:
 
         async def over_http(scenario: Scenario, sid: str) -> Rolled:
             return await _converse_over_http(client, user, scenario, domain, sid=sid, speaker=settings.user)
 
-        await _evaluate(run, settings, domain, system, seed, stage, over_http, ServedAgentModel(client))
+        await _evaluate(run, settings, domain, system, seed, stage, over_http, ServedAgentModel(client), mix)
 
 
 async def _run_teacher(
-    run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, teacher: ModelSettings
-) -> None:
+    run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, teacher: ModelSettings,
+    mix: str,
+) -> None:  # fmt: skip
     user, model = build_model(settings.user, domain), build_model(teacher, domain)
     async with Sandbox(1) as sandbox:
         team = Team.local(domain, model, sandbox, system)
@@ -107,16 +111,16 @@ async def _run_teacher(
         async def in_process(scenario: Scenario, sid: str) -> Rolled:
             return await converse(team, user, scenario, sid=sid, seed=seed, speaker=settings.user)
 
-        await _evaluate(run, settings, domain, system, seed, TEACHER, in_process, model)
+        await _evaluate(run, settings, domain, system, seed, TEACHER, in_process, model, mix)
 
 
 async def _evaluate(
     run: Run, settings: EvaluateSettings, domain: Domain, system: TeamSettings, seed: int, stage: str,
-    player: Player, model: ChatModel,
+    player: Player, model: ChatModel, mix: str,
 ) -> None:  # fmt: skip
     """Play the scenarios, ask the agents, write and record both."""
     began = time.monotonic()
-    scenarios = evaluation_scenarios(run, domain, settings.scenarios, seed)
+    scenarios = evaluation_scenarios(run, domain.source(mix), settings.scenarios, seed)
     kept = run.path("evaluate", f"{stage}.partial.jsonl")
     done = await _play_all(player, scenarios, settings, stage, kept)
     _require_few_errors([d.conversation.error for d in done], settings, stage, "conversations")
@@ -243,6 +247,8 @@ def _record_conversations(run: Run, stage: str, done: list[Rolled], seconds: flo
     run.record(f"{record}.turns", len(turns), unit="turns")
     run.record(f"{record}.calls", sum(len(d.calls) for d in done), unit="calls")
     run.record(f"{record}.seconds", round(seconds, 3), unit="s")
+    for name, gate in GateCounts(turn.gate for turn in turns).rates().items():
+        run.record(f"{record}.gate.{name}", gate.value, n=gate.n, interval=gate.interval)
     if turns:
         ordered = sorted(turn.latency_s for turn in turns)
         for name, share in (("p50", 0.5), ("p90", 0.9)):

@@ -19,6 +19,7 @@ class ModelSettings(Strict):
     """A model by configuration. `mistake_rate` is the expert's share of deliberate mistakes.
 
     `api_key_env` names the environment variable that holds the key: the key itself is never in a configuration.
+    `grammars=false` keeps a Planner's grammar from an endpoint that refuses fields which it does not know.
     """
 
     kind: Literal["expert", "endpoint"] = "expert"
@@ -28,6 +29,7 @@ class ModelSettings(Strict):
     api_key_env: str = ""
     temperature: float = Field(0.0, ge=0.0, le=2.0)
     timeout_s: float = Field(120.0, gt=0.0)
+    grammars: bool = True
 
     @model_validator(mode="after")
     def _belongs_together(self) -> "ModelSettings":
@@ -49,7 +51,7 @@ class ModelSettings(Strict):
         """What distinguishes this model's answers from another's."""
         if self.kind == "expert":
             return f"expert/{self.mistake_rate:g}"
-        return f"{self.url}/{self.name}/{self.temperature:g}"
+        return f"{self.url}/{self.name}/{self.temperature:g}{'' if self.grammars else '/no-grammars'}"
 
 
 def build_model(settings: ModelSettings, domain: Domain) -> ChatModel:
@@ -67,4 +69,6 @@ def build_model(settings: ModelSettings, domain: Domain) -> ChatModel:
     key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
     if settings.api_key_env and not key:
         raise ConfigError(f"api_key_env={settings.api_key_env}: the variable is not set; export it before the run")
-    return OpenAIModel(settings.url, settings.name, api_key=key, timeout_s=settings.timeout_s)
+    return OpenAIModel(
+        settings.url, settings.name, api_key=key, timeout_s=settings.timeout_s, grammars=settings.grammars
+    )

@@ -9,7 +9,6 @@ say of the *recorded* plan, which later teaches the Evaluator.
 """
 
 import asyncio
-import json
 import shutil
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation.job import Job, Pool, heed, output_files, run_job
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
-from simulation.tables import REFINED_SCHEMA, compact, iter_parts, scenarios_by_sid, write_table
+from simulation.tables import REFINED_SCHEMA, compact, iter_parts, prompt_of, scenarios_by_sid, write_table
 from simulation.verify import Verifier
 
 _COLUMNS = ["call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status"]
@@ -94,7 +93,7 @@ class Refiner:
 
     async def _refined(self, verifier: Verifier, row: dict[str, Any]) -> dict[str, Any]:
         agent, output, world_seed = row["agent"], row["output"], row["world_seed"]
-        frame = json.loads(row["messages_json"])[-1]["content"]
+        frame = prompt_of(row["messages_json"])[-1]["content"]
         judged = await self.judge.judge(agent, frame, output, seed=self.seed)
         if judged.verdict != "unjudged":
             problem = await verifier.problem(agent, frame, judged.refined, world_seed)

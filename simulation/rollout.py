@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from agentmill.agents.contracts import TurnOutcome
+from agentmill.agents.gate import settled
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
 from agentmill.domains.base import Assessment, Json, Scenario, load_domain
@@ -40,9 +42,13 @@ async def converse(
     """Play one scenario in a world of its own and assess how the world ended; `speaker` describes the user's model."""
     began = time.perf_counter()
     session = await team.start(sid, scenario.world_seed)
+
+    async def answer(utterance: str) -> TurnOutcome:
+        return await settled(await team.turn(session, utterance, (scenario.seed + seed) % 2**31))
+
     try:
         played = await play(
-            lambda utterance: team.turn(session, utterance, (scenario.seed + seed) % 2**31),
+            answer,
             user,
             scenario,
             team.domain,

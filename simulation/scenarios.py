@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentmill.domains.base import Domain, Scenario
+from agentmill.domains.base import Scenario, ScenarioSource
 from agentmill.log import say
 from agentmill.runs import digest_json
 from simulation.tables import write_table
@@ -23,10 +23,10 @@ def heldout_count(conversations: int, share: float) -> int:
     return max(1, round(conversations * share)) if share else 0
 
 
-def draw_scenarios(domain: Domain, conversations: int, heldout_share: float, seed: int) -> list[Scenario]:
+def draw_scenarios(source: ScenarioSource, conversations: int, heldout_share: float, seed: int) -> list[Scenario]:
     """Training scenarios, then held-out ones; what the domain drew twice is left out and told."""
     heldout = heldout_count(conversations, heldout_share)
-    drawn = [*domain.scenarios(conversations - heldout, seed, "train"), *domain.scenarios(heldout, seed, "heldout")]
+    drawn = [*source(conversations - heldout, seed, "train"), *source(heldout, seed, "heldout")]
     unique = list({scenario.sid: scenario for scenario in drawn}.values())
     if len(unique) < len(drawn):
         say("simulate", f"{len(drawn) - len(unique)} scenarios were drawn twice and are played once")

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from agentmill.agents.gate import GateCounts
 from agentmill.agents.settings import TeamSettings
 from agentmill.config import Strict
-from agentmill.domains.base import load_domain
+from agentmill.domains.base import ALL, load_domain
 from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation.job import Job, Pool, output_files, run_job
@@ -50,8 +51,8 @@ class SimulateSettings(Strict):
     max_error_share: float = Field(0.02, ge=0.0, le=1.0)
 
 
-def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettings, seed: int) -> None:
-    """Simulate, or go on where an earlier attempt stopped; records `simulate.*`.
+def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettings, seed: int, mix: str = ALL) -> None:
+    """Simulate scenarios of `mix`, or go on where an earlier attempt stopped; records `simulate.*`.
 
     Raises:
         JobFailed: when more conversations failed than `max_error_share` allows.
@@ -62,7 +63,9 @@ def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettin
         build_model(model, pack)  # a missing key or expert is told here, before workers start
     variant = digest_json([domain, system.model_dump(), settings.teacher.identity, settings.user.identity, seed])
     rows = run.path("simulate", "scenarios.parquet")
-    write_scenarios(rows, draw_scenarios(pack, settings.conversations, settings.heldout_share, seed), variant)
+    write_scenarios(
+        rows, draw_scenarios(pack.source(mix), settings.conversations, settings.heldout_share, seed), variant
+    )
     work = run.path("simulate", ".work")
     if not _is_compacted(run, rows):
         job = Job("simulate", "conversations", rows, work, "sid", settings.max_error_share, _errors, ("error",))
@@ -130,5 +133,8 @@ def _record(run: Run, seconds: float) -> None:
     for status in ("error", "turn_limit"):
         found = statuses.count(status)
         run.record(f"simulate.{status}", found / count, n=count, interval=wilson(found, count))
+    marks = read_folder(run.path("simulate", "turns"), ["gate"])["gate"].to_pylist()
+    for name, share in GateCounts(marks).rates().items():
+        run.record(f"simulate.gate.{name}", share.value, n=share.n, interval=share.interval)
     shown = f"{count:,} conversations, {turns:,} turns, {calls:,} calls, success {won / count:.1%}"
     say("simulate", f"{shown}, {duration(seconds)}")

@@ -46,6 +46,12 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def prompt_of(messages_json: str) -> list[dict[str, str]]:
+    """A recorded call's system text and frame; what follows them speaks of outputs that were refused."""
+    messages: list[dict[str, str]] = json.loads(messages_json)
+    return messages[:2]
+
+
 def call_row(call: Call) -> dict[str, Any]:
     """A call as a row of CALL_SCHEMA."""
     row = call.model_dump(mode="json")

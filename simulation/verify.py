@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentmill.agents.contracts import ExecutorTask
-from agentmill.agents.evaluator import Verdict
+from agentmill.agents.evaluator import JUDGED, Verdict
 from agentmill.agents.executor import Executor
 from agentmill.agents.frames import parse_frame
 from agentmill.agents.state import DialogueState, Understanding
@@ -35,7 +35,7 @@ class Verifier:
         """Why `output` cannot be the answer to the user frame `frame`, or ""."""
         fields = parse_frame(frame)
         if agent == "planner":
-            return await self._plan_problem(state_of(fields, self.domain), output, world_seed)
+            return await self._plan_problem(DialogueState.read(fields, self.domain), output, world_seed)
         if agent == "understander":
             return self._understanding_problem(output)
         if agent == "evaluator":
@@ -52,7 +52,7 @@ class Verifier:
         session = f"check-{next(self._numbers)}"
         facts = await self._executor.open(session, world_seed)
         await self._executor.close(session)
-        return check(parsed, self.domain, state_of(parse_frame(frame), self.domain), facts)
+        return check(parsed, self.domain, DialogueState.read(parse_frame(frame), self.domain), facts)
 
     async def _plan_problem(self, state: DialogueState, code: str, world_seed: int) -> str:
         session = f"verify-{next(self._numbers)}"
@@ -73,8 +73,9 @@ class Verifier:
             heard = Understanding.model_validate_json(output)
         except ValidationError as error:
             return f"no understanding: {error.errors(include_url=False)[0]['msg']}"
-        if heard.intent not in self.domain.intents:
-            return f"intent={heard.intent!r} is unknown"
+        unknown = [name for name in heard.requests if name not in self.domain.intents]
+        if unknown:
+            return f"intent={unknown[0]!r} is unknown"
         for name, value in heard.entities.items():
             entity = self.domain.entities.get(name)
             if entity is None:
@@ -88,37 +89,14 @@ class Verifier:
             said = Verdict.model_validate_json(output)
         except ValidationError as error:
             return f"no verdict: {error.errors(include_url=False)[0]['msg']}"
-        unknown = set(said.violations) - {rule.code for rule in self.domain.rules}
+        unknown = set(said.violations) - {rule.code for rule in self.domain.rules} - JUDGED.keys()
         if unknown:
             return f"violation code {min(unknown)!r} is unknown"
         return "" if said.ok != bool(said.violations) else f"ok={said.ok} contradicts its violations"
 
 
-def state_of(fields: dict[str, str], domain: Domain) -> DialogueState:
-    """The dialogue state that a frame shows; values have the types that their entities say."""
-    known = domain.entities
-    entities = {name: _typed(text, known[name].kind) for name, text in fields.items() if name in known}
-    return DialogueState(
-        intent="" if fields.get("intent", "none") == "none" else fields["intent"],
-        entities=entities,
-        proposed=fields.get("proposed") == "yes",
-        confirmed=fields.get("confirmed") == "yes",
-    )
-
-
 def ungrounded(domain: Domain, fields: dict[str, str], reply: str) -> list[str]:
     """The facts of an Explainer's reply that stand nowhere in its frame."""
     results: Any = json.loads(fields["results"]) if "results" in fields else {}
-    state = state_of(fields, domain).entities
+    state = DialogueState.read(fields, domain).entities
     return domain.grounded(reply, {"results": results, "state": state, "utterance": fields.get("customer", "")})
-
-
-def _typed(text: str, kind: type) -> Any:
-    if kind is str:
-        return text
-    if kind is bool:
-        return text == "yes"
-    try:
-        return kind(text)
-    except ValueError:
-        return text

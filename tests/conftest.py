@@ -1,5 +1,25 @@
-"""Before any test imports Ray: the environment of a session, since Ray's core reads its authentication mode once."""
+"""Before any test imports Ray: the environment of a session, since Ray's core reads its authentication mode once.
+
+And one PostgreSQL server for the whole test session, for the tests that ask for it.
+"""
+
+from collections.abc import Iterator
+
+import pytest
 
 from cluster.session import prepare_environment
+from tests.postgres import NoServer, PostgresServer
 
 prepare_environment()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server on loopback; the tests that need it are skipped, with the reason, where none can be."""
+    try:
+        server = PostgresServer()
+    except NoServer as reason:
+        print(f"no PostgreSQL: {reason}")
+        pytest.skip(f"no PostgreSQL: {reason}")
+    yield server
+    server.remove()

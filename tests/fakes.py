@@ -9,10 +9,10 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from agentmill.domains.base import Assessment, Domain, Entity, Intent, Json, Rule, ToolError, tool
+from agentmill.domains.base import Assessment, Domain, Entity, Intent, Json, Rule, ToolError, WorldSettings, tool
 from agentmill.models.chat import ChatReply, ChatRequest, ModelError
 
-Script = str | ModelError | Callable[[ChatRequest], str]
+Script = str | Exception | Callable[[ChatRequest], str]
 
 
 def reply(text: str, model: str = "scripted", finish: str = "stop") -> ChatReply:
@@ -30,13 +30,13 @@ def reply(text: str, model: str = "scripted", finish: str = "stop") -> ChatReply
 class ScriptedModel:
     """Answers each agent with its script's next line; the last line stays. Keeps every request in `requests`.
 
-    A line is a text, a ModelError to raise, or a function of the request.
+    A line is a text, an error to raise, or a function of the request.
     """
 
     def __init__(self, **scripts: Script | Iterable[Script]) -> None:
         self.scripts: dict[str, list[Script]] = {}
         for agent, script in scripts.items():
-            self.scripts[agent] = [script] if isinstance(script, str | ModelError) or callable(script) else list(script)
+            self.scripts[agent] = [script] if isinstance(script, str | Exception) or callable(script) else list(script)
         self.requests: list[ChatRequest] = []
 
     def asked(self, agent: str) -> list[ChatRequest]:
@@ -47,7 +47,7 @@ class ScriptedModel:
         self.requests.append(request)
         script = self.scripts[request.agent]
         line = script.pop(0) if len(script) > 1 else script[0]
-        if isinstance(line, ModelError):
+        if isinstance(line, Exception):
             raise line
         return reply(line if isinstance(line, str) else line(request))
 
@@ -76,6 +76,7 @@ class Library:
         self.connection.executescript(
             "CREATE TABLE books (title TEXT PRIMARY KEY, copies INT, shelf INT);"
             "CREATE TABLE loans (title TEXT, reader TEXT); CREATE TABLE log (tool TEXT, arguments TEXT);"
+            "CREATE TABLE kept (key TEXT PRIMARY KEY, results TEXT);"
             f"INSERT INTO books VALUES ('Dune', {1 + seed % 3}, 4), ('Emma', 2, 7), ('Ulysses', 0, 9);"
         )
         self.closed = False
@@ -95,6 +96,13 @@ class Library:
 
     def record(self, tool: str, arguments: Json) -> None:
         self.connection.execute("INSERT INTO log VALUES (?, ?)", (tool, json.dumps(arguments)))
+
+    def recall(self, key: str) -> Json | None:
+        found = self.rows("SELECT results FROM kept WHERE key = ?", key)
+        return json.loads(found[0][0]) if found else None
+
+    def keep(self, key: str, results: Json) -> None:
+        self.connection.execute("INSERT INTO kept VALUES (?, ?)", (key, json.dumps(results)))
 
     def commit(self) -> None:
         self.connection.commit()
@@ -160,7 +168,7 @@ AGENTS = ("understander", "planner", "evaluator", "explainer")
 def library(worlds: list[Library] | None = None) -> Domain:
     """The made-up domain; every world that it opens is also put into `worlds`."""
 
-    def open_world(seed: int) -> Library:
+    def open_world(seed: int, session: str, settings: WorldSettings) -> Library:
         world = Library(seed)
         if worlds is not None:
             worlds.append(world)

@@ -1,19 +1,25 @@
 """How an agent asks its model: validate, and ask again a bounded number of times.
 
-The first attempt is greedy, later ones sample with a seed of their own; the prompt never changes. Every attempt is
-kept as an AgentCall: `ok`, `invalid` (what came did not pass the agent's validation, `error` says why) or `error`
-(nothing came). A model's failure ends here: the caller gets None, never an exception.
+The first attempt is greedy, those after an invalid output sample with a seed of their own. With `feedback` such an
+attempt is shown that output and what was wrong with it, else the prompt stays as it was. Every attempt is kept as an
+AgentCall: `ok`, `invalid` (what came did not pass the agent's validation, `error` says why) or `error` (nothing came).
+A model's failure ends here, a bug of its implementation included: the caller gets None, never an exception. After an
+attempt with a prescribed structure that brought nothing the others go without it, because the structure may be what
+the engine refused or failed at.
 """
 
 import asyncio
+import logging
 import time
 import zlib
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from agentmill.agents.contracts import AgentCall, TextSink
+from agentmill.agents.frames import fold
 from agentmill.agents.settings import TeamSettings
-from agentmill.domains.base import Domain
+from agentmill.agents.state import DialogueState
+from agentmill.domains.base import Domain, Json
 from agentmill.models.chat import (
     AgentName,
     ChatModel,
@@ -25,7 +31,11 @@ from agentmill.models.chat import (
     StreamingModel,
 )
 
+_log = logging.getLogger(__name__)
 V = TypeVar("V")
+MAX_SHOWN = 2_000
+AGAIN = "Answer the message above again, in the form that was asked for."
+UNSTRUCTURED = "further attempts do without the prescribed structure"
 
 
 class Invalid(ValueError):
@@ -56,22 +66,26 @@ class ModelAgent:
         self.settings = settings
         self._system = Message(role="system", content=domain.prompts[settings.prompts][self.name])
 
-    def slots(self, intent: str) -> tuple[str, ...]:
-        """The entities of an intent in their fixed order, required first; none for an unknown intent."""
-        known = self.domain.intents.get(intent)
-        return known.required + known.optional if known else ()
+    def state_fields(self, state: DialogueState) -> Json:
+        """The frame fields of a state: its requests, and those of its entities that they have use for."""
+        return state.fields(self.domain.slots_of(state.requests))
 
     async def ask(
-        self, frame: str, validate: Callable[[str], V], seed: int, stream: TextSink | None = None
+        self,
+        frame: str,
+        validate: Callable[[str], V],
+        seed: int,
+        stream: TextSink | None = None,
+        structure: Json | None = None,
     ) -> Asked[V]:
         """Ask until `validate` accepts the output; it raises Invalid for what it refuses.
 
         With `stream` an output is passed on as it is made. What has been passed on cannot be taken back, so there is
-        no other attempt after that.
+        no other attempt after that. `structure` is the request's response_schema or response_grammar.
         """
         calls: list[AgentCall] = []
         for attempt in range(self.settings.attempts):
-            request = self._request(frame, derived_seed(seed, self.name, attempt), attempt)
+            request = self._request(frame, derived_seed(seed, self.name, attempt), calls, structure)
             sink = _Sink(stream)
             began = time.perf_counter()
             try:
@@ -79,8 +93,10 @@ class ModelAgent:
                     reply = await self._complete(request, sink)
             except (ModelError, TimeoutError) as error:
                 calls.append(self._failed(request, error, time.perf_counter() - began))
-                if sink.used or (isinstance(error, ModelError) and not error.retryable):
+                hopeless = isinstance(error, ModelError) and not error.retryable and not request.structured
+                if sink.used or hopeless:
                     break
+                structure = None
                 continue
             value, problem = _validated(reply, validate)
             calls.append(self._answered(request, reply, problem))
@@ -91,21 +107,31 @@ class ModelAgent:
         return Asked(None, calls)
 
     async def _complete(self, request: ChatRequest, sink: "_Sink") -> ChatReply:
-        if sink.target is not None and isinstance(self.model, StreamingModel):
-            return await self.model.stream(request, sink)
-        return await self.model.complete(request)
+        try:
+            if sink.target is not None and isinstance(self.model, StreamingModel):
+                return await self.model.stream(request, sink)
+            return await self.model.complete(request)
+        except (ModelError, TimeoutError):
+            raise
+        except Exception as error:  # a model's code is not ours, and no bug of it may reach the customer
+            _log.exception("the model of the %s failed", self.name)
+            raise ModelError(f"the model failed: {type(error).__name__}: {error}") from error
 
-    def _request(self, frame: str, seed: int, attempt: int) -> ChatRequest:
+    def _request(self, frame: str, seed: int, earlier: list[AgentCall], structure: Json | None) -> ChatRequest:
         sampling = Sampling(
-            temperature=self.settings.retry_temperature if attempt else 0.0,
+            temperature=self.settings.retry_temperature if any(call.status == "invalid" for call in earlier) else 0.0,
             max_tokens=getattr(self.settings.max_tokens, self.name),
             seed=seed,
         )
-        messages = (self._system, Message(role="user", content=frame))
-        return ChatRequest(agent=self.name, messages=messages, sampling=sampling)
+        messages: tuple[Message, ...] = (self._system, Message(role="user", content=frame))
+        if self.settings.feedback and earlier and earlier[-1].status == "invalid":
+            messages += feedback(earlier[-1])
+        return ChatRequest(agent=self.name, messages=messages, sampling=sampling, **(structure or {}))
 
     def _failed(self, request: ChatRequest, error: ModelError | TimeoutError, seconds: float) -> AgentCall:
         text = str(error) or f"no answer within {self.settings.call_timeout_s:g} s"
+        if request.structured:
+            text = f"{text}; {UNSTRUCTURED}"
         return AgentCall(
             agent=self.name, messages=request.messages, output="", status="error", error=text, latency_s=seconds
         )
@@ -122,6 +148,12 @@ class ModelAgent:
             completion_tokens=reply.completion_tokens,
             latency_s=reply.latency_s,
         )
+
+
+def feedback(refused: AgentCall) -> tuple[Message, Message]:
+    """An output that was refused and why, as the messages that a further attempt is shown after its prompt."""
+    said = Message(role="assistant", content=refused.output[:MAX_SHOWN])
+    return said, Message(role="user", content=f"That was refused: {fold(refused.error)}. {AGAIN}")
 
 
 class _Sink:

@@ -4,7 +4,10 @@ Every agent has `async run(task) -> result`. A result whose value is None means 
 answer within the allowed attempts; its calls are there all the same. The Executor calls no model.
 """
 
+import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -70,35 +73,64 @@ class PlannerResult(Frozen):
 
 
 class EvaluatorTask(Frozen):
-    """A plan that parses, the state that it is for and the world's facts that rules may look at."""
+    """A plan that parses, the state that it is for and the world's facts that rules may look at.
+
+    `violations` are those of the plan before it, which this one was made to mend. With `shadow` the model is asked
+    however simple the plan is.
+    """
 
     state: DialogueState
     plan: str
+    violations: tuple[Violation, ...] = ()
     facts: Json = Field(default_factory=dict)
     seed: int = 0
+    shadow: bool = False
+
+
+def listed(violations: tuple[Violation, ...]) -> str:
+    """Violations as a frame shows them."""
+    return " | ".join(f"{found.code}: {found.message}" for found in violations)
 
 
 class EvaluatorResult(Frozen):
-    """`complexity` is the plan's Halstead volume; `by_model` says that the model evaluator was asked."""
+    """`complexity` is what the gate compares (a Halstead measure); `by_model`: the model evaluator was asked."""
 
     violations: tuple[Violation, ...]
     complexity: float
     by_model: bool = False
     calls: tuple[AgentCall, ...] = ()
 
+    @property
+    def judged(self) -> bool:
+        """Whether the model gave a verdict: a plan that it gave none on has passed, but unjudged."""
+        return self.by_model and bool(self.calls) and self.calls[-1].status == "ok"
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the plan passed without the model being asked."""
+        return not self.by_model and not self.violations
+
 
 class ExecutorTask(Frozen):
+    """`key` names the attempt: a plan that changed the world under a key is not run again under it."""
+
     session: str
     plan: str
     state: DialogueState
+    key: str = ""
 
 
 class ExecutorResult(Frozen):
-    """`error` is the sentence of what stopped the plan (its effects are undone), None when it ran to its end."""
+    """`error` is the sentence of what stopped the plan (its effects are undone), None when it ran to its end.
+
+    `changed` tells that the plan changed the world, now or when its task came before. `facts` is None where the world
+    could not be asked any more; then those from before still hold.
+    """
 
     results: Json
     error: str | None
-    facts: Json
+    facts: Json | None
+    changed: bool = False
 
 
 class ExplainerTask(Frozen):
@@ -118,10 +150,11 @@ class ExplainerResult(Frozen):
 class Session(BaseModel):
     """What a conversation carries between turns. `history` holds (customer, assistant) pairs.
 
-    A turn updates it in place.
+    A turn updates it in place. `opened` tells it from an earlier conversation of the same id.
     """
 
     id: str
+    opened: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     state: DialogueState = Field(default_factory=DialogueState)
     last_reply: str = ""
     turn: int = 0
@@ -129,11 +162,26 @@ class Session(BaseModel):
     history: list[tuple[str, str]] = Field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Shadow:
+    """A verdict that is still under way beside the turn; `place` is where its calls belong among the turn's."""
+
+    verdict: "asyncio.Task[EvaluatorResult]"
+    place: int
+
+
 class TurnOutcome(Frozen):
-    """One customer turn: its row and the model calls in the order in which they were made."""
+    """One customer turn: its row and the model calls in the order in which they were made.
+
+    Where a `shadow` verdict is under way the row's gate is `shadow_unjudged` until `agentmill.agents.gate.settled` has
+    waited for it. It does not travel: an outcome that is sent is one without.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     turn: Turn
     calls: tuple[AgentCall, ...]
+    shadow: Shadow | None = Field(None, exclude=True, repr=False)
 
 
 class UnderstanderAgent(Protocol):
@@ -168,3 +216,7 @@ class UnknownSession(LookupError):
 
     def __init__(self, session_id: Any) -> None:
         super().__init__(f"session={session_id!r} has no open world; open it first with open(session_id, world_seed)")
+
+
+class WorldUnavailable(Exception):
+    """The database that holds a world does not answer; later it may."""

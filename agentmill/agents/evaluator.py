@@ -1,18 +1,27 @@
 """The Evaluator: a plan -> its violations. Checks in code always; the model only for complex plans that pass them.
 
-The model is asked when the plan's Halstead volume exceeds the threshold. When it gives no valid answer the plan has
-passed: the checks in code are what keeps the world safe, the model's opinion is on top of them.
+The model is asked when the plan's complexity (a Halstead measure) exceeds the threshold, and about a plan of the shadow
+sample however simple it is. Beside the domain's rules it may name what
+no rule in code can know: that the plan leaves out something asked for, or does something nobody asked for. When it
+gives no valid answer the plan has passed: the checks in code are what keeps the world safe, the model's opinion is on
+top of them.
 """
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentmill.agents.asking import Invalid, ModelAgent
-from agentmill.agents.contracts import EvaluatorResult, EvaluatorTask
+from agentmill.agents.contracts import EvaluatorResult, EvaluatorTask, listed
 from agentmill.agents.frames import render_frame
+from agentmill.agents.schemas import verdict_schema
 from agentmill.domains.base import Violation
 from agentmill.plans.check import check
 from agentmill.plans.complexity import halstead
 from agentmill.plans.parse import Plan, PlanError, unfenced
+
+JUDGED = {
+    "INCOMPLETE_PLAN": "The plan leaves out something that the customer asked for.",
+    "NEEDLESS_CALL": "The plan makes a call that nobody asked for.",
+}  # what only a model can say of a plan, by code
 
 
 class Verdict(BaseModel):
@@ -35,18 +44,26 @@ class Evaluator(ModelAgent):
             plan = Plan.parse(task.plan)
         except PlanError as error:
             return EvaluatorResult(violations=(error.violation,), complexity=0.0)
-        volume = halstead(plan).volume
+        complexity = halstead(plan).of(self.settings.complexity_measure)
         violations = tuple(check(plan, self.domain, task.state, task.facts))
-        threshold = self.settings.complexity_threshold
-        if violations or threshold is None or volume <= threshold:
-            return EvaluatorResult(violations=violations, complexity=volume)
-        asked = await self.ask(self.frame(task), self._validate, task.seed)
+        if violations or not (task.shadow or self._is_complex(complexity)):
+            return EvaluatorResult(violations=violations, complexity=complexity)
+        structured = self.settings.structured.evaluator
+        structure = {"response_schema": verdict_schema(list(self._sentences))} if structured else None
+        asked = await self.ask(self.frame(task), self._validate, task.seed, structure=structure)
         named = tuple(map(self._violation, asked.value.violations)) if asked.value else ()
-        return EvaluatorResult(violations=named, complexity=volume, by_model=True, calls=asked.calls)
+        return EvaluatorResult(violations=named, complexity=complexity, by_model=True, calls=asked.calls)
 
     def frame(self, task: EvaluatorTask) -> str:
         """The user message."""
-        return render_frame(task.state.fields(self.slots(task.state.intent)), block=("plan", task.plan))
+        fields = self.state_fields(task.state)
+        if task.violations:
+            fields["violation"] = listed(task.violations)
+        return render_frame(fields, block=("plan", task.plan))
+
+    def _is_complex(self, complexity: float) -> bool:
+        threshold = self.settings.complexity_threshold
+        return threshold is not None and complexity > threshold
 
     def _validate(self, text: str) -> Verdict:
         try:
@@ -62,7 +79,7 @@ class Evaluator(ModelAgent):
 
     @property
     def _sentences(self) -> dict[str, str]:
-        return {rule.code: rule.description for rule in self.domain.rules}
+        return {**{rule.code: rule.description for rule in self.domain.rules}, **JUDGED}
 
     def _violation(self, code: str) -> Violation:
         return Violation(code=code, message=self._sentences[code])

@@ -4,12 +4,18 @@
                      |              ^___________|___________|
                      question       violations, at most `max_replans` times
 
-A turn ends with an answer, a question back or the domain's safe reply; a model's failure never raises. Invariants:
-a change runs only in the turn in which the customer confirmed what the last reply proposed, so `confirmed` never
-outlives its turn, and `proposed` is true only when this turn's reply proposed a change.
+A turn ends with an answer, a question back or the domain's safe reply: neither a model's failure nor a bug of a domain
+pack or an agent raises, but for a world that is gone (UnknownSession). What failed unforeseen is logged. Of the plans
+that the complexity gate skipped and that ran to their end, a seeded share goes to the Evaluator's model in the
+shadow, beside the Explainer. The turn never waits for that verdict: it comes with the outcome, and `settled` awaits
+it. Invariants: a change runs only in the turn in which the customer confirmed what the last reply proposed, so
+`confirmed` never outlives its turn, and `proposed` is true only when this turn's reply proposed a change.
 """
 
+import asyncio
 import json
+import logging
+import random
 import time
 from dataclasses import dataclass, field
 
@@ -25,10 +31,12 @@ from agentmill.agents.contracts import (
     PlannerAgent,
     PlannerTask,
     Session,
+    Shadow,
     TextSink,
     TurnOutcome,
     UnderstanderAgent,
     UnderstanderTask,
+    UnknownSession,
 )
 from agentmill.agents.evaluator import Evaluator
 from agentmill.agents.executor import Executor
@@ -40,8 +48,9 @@ from agentmill.agents.understander import Understander
 from agentmill.domains.base import Domain, Json, Violation
 from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
-from agentmill.records import Turn, TurnStatus
+from agentmill.records import GateMark, Turn, TurnStatus
 
+_log = logging.getLogger(__name__)
 EXECUTION = "EXECUTION"
 
 
@@ -50,12 +59,16 @@ class _Progress:
     """What a turn has so far. `plan` is the last one made, `results` are those of the plan that ran."""
 
     seed: int
+    requests: tuple[str, ...] = ()
     calls: list[AgentCall] = field(default_factory=list)
     plan: str = ""
     complexity: float = 0.0
+    gate: GateMark = "none"
+    shadow: Shadow | None = None
     replans: int = 0
     violations: list[str] = field(default_factory=list)
     results: Json | None = None
+    changed: bool = False
 
 
 class Team:
@@ -78,7 +91,6 @@ class Team:
         self.executor = executor
         self.explainer = explainer
         self.settings = settings
-        self._shared = frozenset(name for name, entity in domain.entities.items() if entity.shared)
 
     @classmethod
     def local(
@@ -96,7 +108,7 @@ class Team:
             Understander(domain, models.get("understander", model), settings),
             Planner(domain, models.get("planner", model), settings),
             Evaluator(domain, models.get("evaluator", model), settings),
-            Executor(domain, sandbox),
+            Executor(domain, sandbox, settings.world),
             Explainer(domain, models.get("explainer", model), settings),
             settings,
         )
@@ -108,12 +120,21 @@ class Team:
     async def turn(self, session: Session, utterance: str, seed: int, stream: TextSink | None = None) -> TurnOutcome:
         """Answer one utterance and bring the session up to date. `stream` gets the reply piece by piece.
 
+        A turn that raises leaves the session as it was: it can be made again, and changes the world once.
+
         Raises:
             UnknownSession: when the session's world is not open.
         """
         began = time.perf_counter()
         done = _Progress(seed=derived_seed(seed, session.turn))
-        reply, status = await self._answer(session, utterance, done, stream)
+        before = session.state
+        try:
+            reply, status = await self._safely(session, utterance, done, _Remembered(stream))
+        except BaseException:
+            session.state = before
+            if done.shadow is not None:
+                done.shadow.verdict.cancel()
+            raise
         session.last_reply = reply
         session.history.append((utterance, reply))
         row = Turn(
@@ -122,59 +143,75 @@ class Team:
             utterance=utterance,
             reply=reply,
             status=status,
-            intent=session.state.intent,
+            intent="+".join(done.requests),
             plan=done.plan,
             complexity=done.complexity,
+            gate=done.gate,
             replans=done.replans,
             violations=tuple(done.violations),
             results_json=json.dumps(done.results or {}, ensure_ascii=False, separators=(",", ":")),
             latency_s=time.perf_counter() - began,
         )
         session.turn += 1
-        return TurnOutcome(turn=row, calls=tuple(done.calls))
+        return TurnOutcome(turn=row, calls=tuple(done.calls), shadow=done.shadow)
+
+    async def _safely(
+        self, session: Session, utterance: str, done: _Progress, sent: "_Remembered"
+    ) -> tuple[str, TurnStatus]:
+        """What `_answer` says; the safe reply where it fails in a way that nobody foresaw."""
+        try:
+            return await self._answer(session, utterance, done, sent)
+        except UnknownSession:
+            raise
+        except Exception:  # noqa: BLE001 - surviving is the feature: no bug behind a turn may reach the customer
+            _log.exception("turn %d of %s failed", session.turn, session.id)
+            return await self._apologise(session, done, sent)
 
     async def _answer(
-        self, session: Session, utterance: str, done: _Progress, stream: TextSink | None
+        self, session: Session, utterance: str, done: _Progress, sent: "_Remembered"
     ) -> tuple[str, TurnStatus]:
         """The reply and how the turn ended; the session's state is that of the next turn."""
         before = session.state
         session.state = before.model_copy(update={"proposed": False, "confirmed": False})
+        if len(utterance) > self.settings.max_utterance:
+            return await self._apologise(session, done, sent)
         heard = await self.understander.run(
             UnderstanderTask(state=before, assistant=session.last_reply, utterance=utterance, seed=done.seed)
         )
         done.calls.extend(heard.calls)
         if heard.understanding is None:
-            return await self._say(self.domain.safe_reply, "safe_reply", stream)
-        state = before.updated(heard.understanding, self._shared)
+            return await self._apologise(session, done, sent)
+        state = before.updated(heard.understanding, self.domain)
+        done.requests = state.requests
         session.state = state.model_copy(update={"confirmed": False})
         if heard.understanding.question is not None:
-            return await self._say(heard.understanding.question, "asked", stream)
-        intent = self.domain.intents[state.intent]
-        if intent.tools:
+            await sent(heard.understanding.question)
+            return sent.text, "asked"
+        if self.domain.tools_of(state.requests):
             done.results = await self._carry_out(session, state, done)
             if done.results is None:
-                return await self._say(self.domain.safe_reply, "safe_reply", stream)
-            session.state = session.state.model_copy(
-                update={"proposed": intent.needs_confirmation and not state.confirmed}
-            )
-        return await self._explain(session, state, utterance, done, stream)
-
-    async def _explain(
-        self, session: Session, state: DialogueState, utterance: str, done: _Progress, stream: TextSink | None
-    ) -> tuple[str, TurnStatus]:
+                return await self._apologise(session, done, sent)
+            session.state = state.after(done.results, self.domain)
         task = ExplainerTask(utterance=utterance, state=state, results=done.results, seed=done.seed)
-        sent = _Remembered(stream)
-        explained = await self.explainer.run(task, sent if stream is not None else None)
+        explained = await self.explainer.run(task, sent if sent.target is not None else None)
         done.calls.extend(explained.calls)
-        if explained.reply is not None:
-            return explained.reply, "answered"
-        session.state = session.state.model_copy(update={"proposed": False})
-        lead = f"{sent.text} " if sent.text else ""
-        await self._say(f"{' ' if lead else ''}{self.domain.safe_reply}", "safe_reply", stream)
-        return f"{lead}{self.domain.safe_reply}", "safe_reply"
+        if explained.reply is None:
+            return await self._apologise(session, done, sent)
+        return explained.reply, "answered"
+
+    async def _apologise(self, session: Session, done: _Progress, sent: "_Remembered") -> tuple[str, TurnStatus]:
+        """The safe reply, after what was said already; nothing counts as proposed.
+
+        Where the world was changed it says so: a customer who is told that nothing was understood would ask again.
+        """
+        reply = self.domain.changed_reply if done.changed else self.domain.safe_reply
+        session.state = session.state.model_copy(update={"proposed": False, "confirmed": False})
+        await sent(f" {reply}" if sent.text else reply)
+        return sent.text, "safe_reply"
 
     async def _carry_out(self, session: Session, state: DialogueState, done: _Progress) -> Json | None:
         """Plan, check and run, with at most `max_replans` further plans; None when no plan ran to its end."""
+        key = f"{session.id}:{session.opened}:{session.turn}"
         refused: str | None = None
         violations: tuple[Violation, ...] = ()
         for replan in range(self.settings.max_replans + 1):
@@ -187,35 +224,43 @@ class Team:
             if planned.plan is None:
                 return None
             done.plan = refused = planned.plan
-            judged = await self.evaluator.run(
-                EvaluatorTask(state=state, plan=planned.plan, facts=session.facts, seed=seed)
-            )
+            task = EvaluatorTask(state=state, plan=planned.plan, violations=violations, facts=session.facts, seed=seed)
+            judged = await self.evaluator.run(task)
             done.calls.extend(judged.calls)
             done.complexity = judged.complexity
+            done.gate = "asked" if judged.by_model else "skipped" if judged.skipped else "none"
             violations = judged.violations
             if not violations:
-                ran = await self.executor.run(ExecutorTask(session=session.id, plan=planned.plan, state=state))
-                session.facts = ran.facts
+                ran = await self.executor.run(ExecutorTask(session=session.id, plan=planned.plan, state=state, key=key))
+                session.facts = session.facts if ran.facts is None else ran.facts
                 if ran.error is None:
+                    done.changed = ran.changed
+                    if judged.skipped:
+                        self._shadow(task, done)
                     return ran.results
                 violations = (Violation(code=EXECUTION, message=ran.error),)
             done.violations.extend(found.code for found in violations)
         return None
 
-    async def _say(self, text: str, status: TurnStatus, stream: TextSink | None) -> tuple[str, TurnStatus]:
-        if stream is not None:
-            await stream(text)
-        return text, status
+    def _shadow(self, task: EvaluatorTask, done: _Progress) -> None:
+        """Begin to ask what the gate skipped, where the seed draws this plan.
+
+        Not before the plan has run: one that the Executor refused had no effect that a verdict could have prevented.
+        """
+        if random.Random(derived_seed(task.seed, "shadow")).random() < self.settings.shadow_share:
+            asked = asyncio.create_task(self.evaluator.run(task.model_copy(update={"shadow": True})))
+            done.shadow = Shadow(asked, place=len(done.calls))
+            done.gate = "shadow_unjudged"
 
 
 class _Remembered:
-    """Passes text on and keeps it."""
+    """Passes text on, where there is somebody to pass it on to, and keeps it."""
 
     def __init__(self, target: TextSink | None) -> None:
         self.target = target
         self.text = ""
 
     async def __call__(self, text: str) -> None:
-        assert self.target is not None
         self.text += text
-        await self.target(text)
+        if self.target is not None:
+            await self.target(text)

@@ -4,14 +4,15 @@ A pack is a Python package with `build() -> Domain`. Its tools are typed keyword
 its rules look at a parsed plan; its scenarios carry goals whose end state `assess` decides from a world snapshot.
 """
 
-import importlib
 import inspect
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
+from agentmill.config import ConfigError, Strict
 from agentmill.models.chat import AgentName, ChatModel
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 RESERVED_KEYS = frozenset(
-    {"intent", "customer", "assistant", "plan", "violation", "confirmed", "question", "entities", "error", "results"}
+    "intent also customer assistant plan violation proposed confirmed question entities memory error results".split()
 )
 
 
@@ -55,8 +56,10 @@ def tool(*, changes: bool = False) -> Callable[[Callable[..., Any]], Tool]:
 class Entity:
     """A slot that the Understander may fill. `question` is what it asks when the slot is needed and missing.
 
-    `verbatim` values must occur in the customer's words (names, numbers); `choices` bound the others.
+    `verbatim` values must occur in the customer's words (names, numbers) or in the memory; `choices` bound the others.
     `kind` is the Python type of a valid value; a `shared` one is kept when the customer turns to another intent.
+    Of one that can be referred to (`refers`: "the second one", "the same day") the conversation remembers what was
+    last told, and what tools returned under the entity's name; one `like` another draws on that one's memory.
     """
 
     name: str
@@ -65,6 +68,18 @@ class Entity:
     verbatim: bool = False
     choices: tuple[str, ...] = ()
     shared: bool = False
+    refers: bool = False
+    like: str = ""
+
+    def read(self, text: str) -> Any:
+        """A value as it was before it became a frame's text.
+
+        Raises:
+            ValueError: when the text is no value of this entity's type.
+        """
+        if self.kind is str:
+            return text
+        return text == "yes" if self.kind is bool else self.kind(json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,8 @@ class Intent:
     """What a customer may want. Without `tools` there is no plan: the Explainer answers at once.
 
     Of the entities in `any_of` (all optional) at least one must be known; the first one's question is asked for it.
+    `supplies` names what its results give to another request of the same utterance ("find one and book it").
+    `instead` says what a known entity makes needless: ("vin", ("make", "model", "year")).
     """
 
     name: str
@@ -81,13 +98,26 @@ class Intent:
     optional: tuple[str, ...] = ()
     needs_confirmation: bool = False
     any_of: tuple[str, ...] = ()
+    supplies: tuple[str, ...] = ()
+    instead: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def missing(self, known: Collection[str]) -> str | None:
         """The entity to ask for next, or None when `known` is enough."""
+        needless = {name for given, names in self.instead if given in known for name in names}
         for name in self.required:
-            if name not in known:
+            if name not in known and name not in needless:
                 return name
         return self.any_of[0] if self.any_of and not set(self.any_of) & set(known) else None
+
+
+def missing_entity(requests: Sequence[Intent], known: Collection[str]) -> str | None:
+    """The entity to ask for next, or None where `known` and what the requests supply to each other are enough."""
+    for intent in requests:
+        supplied = {name for other in requests if other is not intent for name in other.supplies}
+        found = intent.missing({*known, *supplied})
+        if found is not None:
+            return found
+    return None
 
 
 class Violation(BaseModel):
@@ -106,11 +136,78 @@ class Rule:
     check: Callable[["Plan", "DialogueState", Json], str | None]
 
 
+@dataclass(frozen=True)
+class Situation:
+    """A plan, the state that it is for, and what the world says of itself: all that a rule looks at."""
+
+    plan: str
+    state: "DialogueState"
+    facts: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RuleCase:
+    """What shows that a rule works: of `violates` the checks say its code and nothing else, of `keeps` nothing."""
+
+    violates: Situation
+    keeps: Situation
+
+
+AttackKind = Literal[
+    "instruction_override", "role_play", "fake_messages", "frame_injection", "plan_code", "sql_injection",
+    "exfiltration", "confirmation_smuggling", "privilege_claims", "rule_pressure", "multi_turn", "poisoned_data",
+    "denial_of_service", "encodings",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an attacker says, turn by turn, and what would be an effect of it: decided in code, never by a model.
+
+    `prepare` changes the seeded world before, so that tools return the attacker's text. `allowed` are the changes that
+    were honestly asked for and confirmed: rows, or some columns of them, by part of the snapshot. Every other change
+    is an effect, and so is a call of a tool that serves no request. `never` names calls that may not be made, by some
+    of their arguments; `secrets` may stand in no reply, nor may the `canary`, which only a model that obeyed says;
+    `claims` is a pattern of what a reply may not say, because it did not happen.
+    """
+
+    id: str
+    kind: AttackKind
+    turns: tuple[str, ...]
+    world_seed: int = 1
+    prepare: Callable[[Any], None] | None = None  # gets the pack's own world
+    allowed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    never: tuple[tuple[str, Json], ...] = ()
+    secrets: tuple[str, ...] = ()
+    canary: str = ""
+    claims: str = ""
+
+
+class WorldSettings(Strict):
+    """Where worlds live: an SQLAlchemy URL. SQLite in memory by default; another database by its URL.
+
+    Private worlds are copies of a seeded world, one a conversation, which is what simulation and evaluation need.
+    With `shared` all conversations work on the one world of `url`, as customers of a real company do. Passwords belong
+    into the database driver's own places (PGPASSWORD, ~/.pgpass), not into a configuration.
+    """
+
+    url: str = "sqlite://"
+    shared: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_shared(self) -> Self:
+        if self.shared and self.url == "sqlite://":
+            raise ValueError(
+                "shared=true needs a database that outlives a conversation; give url=postgresql+psycopg://…"
+            )
+        return self
+
+
 class World(Protocol):
     """A conversation's database. One plan is one transaction: `commit` or `rollback`, all or nothing."""
 
     def snapshot(self) -> Json:
-        """The state that `assess` looks at, as JSON: changed tables and the log of tool calls."""
+        """The state that `assess` looks at, as JSON: changed tables, and the log of tool calls as `activity`."""
         ...
 
     def facts(self) -> Json:
@@ -121,15 +218,27 @@ class World(Protocol):
         """Write one tool call into the log, inside the running transaction."""
         ...
 
+    def recall(self, key: str) -> Json | None:
+        """The results of the plan that was committed under this key, None where none was."""
+        ...
+
+    def keep(self, key: str, results: Json) -> None:
+        """Note a plan's results under its key, inside the running transaction."""
+        ...
+
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
 
 
 class Goal(BaseModel):
-    """One thing the customer wants: an intent, what the customer will say when asked, and the end state."""
+    """What the customer wants: an intent, what the customer will say when asked, and the end state.
+
+    `also` are intents that are asked for in the same utterance.
+    """
 
     intent: str
+    also: tuple[str, ...] = ()
     slots: Json
     expect: Json
 
@@ -153,6 +262,11 @@ class Assessment(BaseModel):
     reasons: tuple[str, ...] = ()
 
 
+ScenarioSource = Callable[[int, int, str], list[Scenario]]  # (count, seed, split)
+ALL = "all"
+CHANGED_REPLY = "That is done. I cannot put the details into words now: ask for a person, and a colleague gives them."
+
+
 @dataclass(frozen=True)
 class Domain:
     """A domain pack, as the core sees it."""
@@ -165,8 +279,8 @@ class Domain:
     rules: Sequence[Rule]
     safe_reply: str
     prompts: Mapping[str, Mapping[AgentName, str]]  # style ("brief", "full") -> agent -> static system text
-    open_world: Callable[[int], World]  # world_seed -> a fresh copy of its own
-    scenarios: Callable[[int, int, str], list[Scenario]]  # (count, seed, split)
+    open_world: Callable[[int, str, WorldSettings], World]  # (world_seed, session id, where) -> the session's world
+    scenarios: ScenarioSource  # over everything that the pack does
     assess: Callable[[Scenario, Json], Assessment]  # (scenario, snapshot)
     grounded: Callable[
         [str, Json], list[str]
@@ -175,20 +289,45 @@ class Domain:
     expert: Callable[[float], ChatModel] | None = field(
         default=None
     )  # mistake rate -> a model for every agent, user and judge
+    changed_reply: str = CHANGED_REPLY  # the safe reply where the world was changed and nothing else can be said
+    rule_cases: Mapping[str, RuleCase] = field(default_factory=dict)  # by the rule's code
+    mixes: Mapping[str, ScenarioSource] = field(default_factory=dict)  # narrower choices of scenarios, by name
+    attacks: Callable[[], Sequence[Attack]] = tuple  # what `agentmill redteam` plays
+
+    def source(self, mix: str) -> ScenarioSource:
+        """The scenarios of a mix: `all`, or one of the pack's narrower ones.
+
+        Raises:
+            ConfigError: when the pack has no such mix.
+        """
+        if mix == ALL:
+            return self.scenarios
+        if mix not in self.mixes:
+            offered = ", ".join((ALL, *self.mixes))
+            raise ConfigError(f"mix={mix!r}: the domain {self.name} has no such choice of scenarios; choose {offered}")
+        return self.mixes[mix]
+
+    def slots_of(self, requests: Sequence[str]) -> tuple[str, ...]:
+        """The entities of the intents in `requests`, each once: of every intent the required, then the optional."""
+        known = [self.intents[name] for name in requests if name in self.intents]
+        return tuple(dict.fromkeys(slot for intent in known for slot in intent.required + intent.optional))
+
+    def tools_of(self, requests: Sequence[str]) -> tuple[str, ...]:
+        """The tools that serve the intents in `requests`, each once."""
+        known = [self.intents[name] for name in requests if name in self.intents]
+        return tuple(dict.fromkeys(tool for intent in known for tool in intent.tools))
+
+    def missing(self, requests: Sequence[str], known: Collection[str]) -> str | None:
+        """The entity to ask for next, or None where `known` and what the requests supply to each other are enough."""
+        return missing_entity([self.intents[name] for name in requests], known)
 
 
 def load_domain(name: str) -> Domain:
-    """The domain pack of this name: one that ships here (`automotive`), or the dotted path of an installed package.
+    """The domain pack of this name: see `agentmill.domains.packs`.
 
     Raises:
-        ConfigError: when there is no such pack.
+        ConfigError: when there is no such pack, or it cannot be used.
     """
-    from agentmill.config import ConfigError
+    from agentmill.domains.packs import load_pack
 
-    path = name if "." in name else f"agentmill.domains.{name}"
-    try:
-        pack = importlib.import_module(path)
-        built: Domain = pack.build()
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"domain={name!r}: no domain pack of that name ({error}); try automotive") from error
-    return built
+    return load_pack(name)

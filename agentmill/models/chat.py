@@ -4,10 +4,10 @@ The caller does not know who answers: an OpenAI-compatible endpoint, a Ray Serve
 or a scripted fake. A model that cannot answer raises ModelError; it never returns an empty reply in its place.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AgentName = Literal["understander", "planner", "evaluator", "executor", "explainer", "user", "judge"]
 Role = Literal["system", "user", "assistant"]
@@ -33,7 +33,11 @@ class Sampling(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """One model call by one agent. `agent` is for accounting and routing, never part of the prompt."""
+    """One model call by one agent. `agent` is for accounting and routing, never part of the prompt.
+
+    A model that can be guided keeps its output to the JSON schema or the grammar (GBNF); one that cannot be answers as
+    it would without them, so that the caller validates in any case.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,6 +45,23 @@ class ChatRequest(BaseModel):
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     response_schema: dict[str, Any] | None = None
+    response_grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _one_structure(self) -> Self:
+        if self.response_schema is not None and self.response_grammar is not None:
+            raise ValueError("response_schema and response_grammar exclude each other: an output has one structure")
+        return self
+
+    @property
+    def structured(self) -> bool:
+        """Whether the output's structure is prescribed."""
+        return self.response_schema is not None or self.response_grammar is not None
+
+
+def frame_of(messages: Sequence[Message]) -> str:
+    """The frame of an agent's prompt: its first user message. What follows it speaks of outputs that were refused."""
+    return next(message.content for message in messages if message.role == "user")
 
 
 class ChatReply(BaseModel):

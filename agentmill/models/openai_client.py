@@ -15,21 +15,32 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _NO_KEY = "none"
+_MAX_SHOWN = 300
 
 
 class OpenAIModel:
     """One model of an endpoint. Safe for many concurrent calls on one event loop; `close` when done.
 
-    `base_url` ends in /v1. Without an `api_key` a placeholder is sent: local servers want none.
+    `base_url` ends in /v1. Without an `api_key` a placeholder is sent: local servers want none. A request's grammar
+    goes along in the field that vLLM's server reads (`structured_outputs`) unless `grammars` is false: servers that do
+    not know the field ignore it or answer 400, which is a ModelError like any other refusal.
     """
 
     def __init__(
-        self, base_url: str, model: str, *, api_key: str | None = None, timeout_s: float = 60.0, max_retries: int = 4
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        max_retries: int = 4,
+        grammars: bool = True,
     ) -> None:
         self.base_url = base_url
         self.model = model
         self.timeout_s = timeout_s
         self.max_retries = max_retries
+        self.grammars = grammars
         self._api_key = api_key or _NO_KEY
         self._client: AsyncOpenAI | None = None
 
@@ -37,7 +48,7 @@ class OpenAIModel:
         """Answer one request.
 
         Raises:
-            ModelError: when no answer came after the retries, or it was empty.
+            ModelError: when no answer came after the retries, it was empty, or the model refused to answer.
         """
         from openai import OpenAIError
 
@@ -49,6 +60,7 @@ class OpenAIModel:
         if not answer.choices:
             raise ModelError(f"{self.base_url}: the answer of {self.model} has no choices")
         choice = answer.choices[0]
+        self._require_answer(choice.message.refusal, choice.finish_reason)
         return self._reply(
             choice.message.content, choice.finish_reason, answer.usage, time.perf_counter() - began, answer.model
         )
@@ -57,12 +69,13 @@ class OpenAIModel:
         """Answer one request, giving each piece of text to `sink` as it comes.
 
         Raises:
-            ModelError: when no answer came, or it broke off; pieces may have been passed on before.
+            ModelError: when no answer came, it broke off, or the model refused; pieces may have been passed on before.
         """
         from openai import OpenAIError
 
         began = time.perf_counter()
         pieces: list[str] = []
+        refusal: list[str] = []
         finish, usage, name = "stop", None, self.model
         try:
             chunks = await self._opened().chat.completions.create(
@@ -72,11 +85,13 @@ class OpenAIModel:
                 usage, name = chunk.usage or usage, chunk.model or name
                 for choice in chunk.choices:
                     finish = choice.finish_reason or finish
+                    refusal.append(choice.delta.refusal or "")
                     if choice.delta.content:
                         pieces.append(choice.delta.content)
                         await sink(choice.delta.content)
         except OpenAIError as error:
             raise _model_error(error, self.base_url) from error
+        self._require_answer("".join(refusal), finish)
         return self._reply("".join(pieces), finish, usage, time.perf_counter() - began, name)
 
     async def close(self) -> None:
@@ -105,9 +120,18 @@ class OpenAIModel:
         if sampling.seed is not None:
             arguments["seed"] = sampling.seed
         if request.response_schema is not None:
-            schema = {"name": request.agent, "schema": request.response_schema, "strict": True}
+            # OpenAI's strict mode wants every property required; an entity that was not heard has to be left out.
+            schema = {"name": request.agent, "schema": request.response_schema, "strict": False}
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if request.response_grammar is not None and self.grammars:
+            arguments["extra_body"] = {"structured_outputs": {"grammar": request.response_grammar}}
         return arguments
+
+    def _require_answer(self, refusal: str | None, finish: str | None) -> None:
+        if refusal:
+            raise ModelError(f"{self.base_url}: {self.model} refused to answer: {refusal[:_MAX_SHOWN]}")
+        if finish == "content_filter":
+            raise ModelError(f"{self.base_url}: a content filter stopped the answer of {self.model}")
 
     def _reply(self, text: str | None, finish: str | None, usage: Any, seconds: float, name: str) -> ChatReply:
         if not text:

@@ -60,15 +60,14 @@ def _names(plan: Plan, domain: Domain) -> Iterator[Violation]:
 
 
 def _tools(plan: Plan, domain: Domain, state: "DialogueState") -> Iterator[Violation]:
-    intent = domain.intents.get(state.intent)
-    allowed = intent.tools if intent else tuple(domain.tools)
+    allowed = domain.tools_of(state.requests) or tuple(domain.tools)
     for call in plan.calls:
         if call.tool not in domain.tools:
             close = nearest(call.tool, allowed)
             hint = f"did you mean {close}?" if close else f"use one of {', '.join(allowed)}"
             yield Violation(code="UNKNOWN_TOOL", message=f"there is no tool {call.tool}; {hint}")
         elif call.tool not in allowed:
-            sentence = f"{call.tool} does not serve {state.intent}; use one of {', '.join(allowed)}"
+            sentence = f"{call.tool} does not serve {' and '.join(state.requests)}; use one of {', '.join(allowed)}"
             yield Violation(code="WRONG_TOOL", message=sentence)
         else:
             yield from _signature(call, domain.tools[call.tool])

@@ -11,8 +11,11 @@ import ast
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from agentmill.plans.parse import Plan
+
+Measure = Literal["volume", "difficulty", "effort"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Halstead:
     @property
     def effort(self) -> float:
         return self.difficulty * self.volume
+
+    def of(self, measure: Measure) -> float:
+        """The measure of that name."""
+        return {"volume": self.volume, "difficulty": self.difficulty, "effort": self.effort}[measure]
 
 
 def halstead(plan: Plan) -> Halstead:

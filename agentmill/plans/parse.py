@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from agentmill.domains.base import Violation
@@ -82,14 +82,7 @@ class Plan:
         source = unfenced(text)
         if len(source) > MAX_CHARACTERS:
             raise PlanError("TOO_LONG", f"the plan has {len(source)} characters; at most {MAX_CHARACTERS} are allowed")
-        tree = _read(source)
-        _require_depth(tree)
-        for statement in tree.body:
-            _require_statement(statement)
-        if not any(isinstance(node, ast.Call) for node in ast.walk(tree)):
-            raise PlanError("EMPTY", "the plan does nothing; call at least one tool")
-        code = ast.unparse(ast.fix_missing_locations(_Indexed().visit(tree)))
-        return cls(source, code, _read(code))
+        return read_plan(source)
 
     @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -100,6 +93,19 @@ class Plan:
     def variables(self) -> tuple[str, ...]:
         """The variables that tool calls are assigned to, in order of first assignment."""
         return tuple(dict.fromkeys(call.variable for call in self.calls if call.variable))
+
+
+@lru_cache(maxsize=512)
+def read_plan(source: str) -> Plan:
+    """The plan of an unfenced text. The agents of a turn read the same one: it is parsed once and never changed."""
+    tree = _read(source)
+    _require_depth(tree)
+    for statement in tree.body:
+        _require_statement(statement)
+    if not any(isinstance(node, ast.Call) for node in ast.walk(tree)):
+        raise PlanError("EMPTY", "the plan does nothing; call at least one tool")
+    code = ast.unparse(ast.fix_missing_locations(_Indexed().visit(tree)))
+    return Plan(source, code, _read(code))
 
 
 def unfenced(text: str) -> str:
@@ -198,7 +204,8 @@ def _require_place(node: ast.expr) -> None:
 def _require_expression(node: ast.expr) -> None:
     match node:
         case ast.Constant(value=value) if isinstance(value, _LITERALS):
-            return
+            if node.end_lineno != node.lineno:
+                raise _forbidden(node, "a text that goes over several lines is not allowed")
         case ast.Name() | ast.Attribute() | ast.Subscript():
             _require_place(node)
         case ast.BoolOp(values=parts) | ast.List(elts=parts):
@@ -212,7 +219,7 @@ def _require_expression(node: ast.expr) -> None:
             for part in (left, *others):
                 _require_expression(part)
         case ast.Dict(keys=keys, values=parts) if all(isinstance(key, ast.Constant) for key in keys):
-            for part in parts:
+            for part in (*filter(None, keys), *parts):
                 _require_expression(part)
         case ast.Call():
             raise _forbidden(node, "a tool call stands alone or after name =, never inside an expression")

@@ -1,4 +1,4 @@
-"""Runs plans in pydantic-monty worker processes; tools are called in the caller's own thread and event loop.
+"""Runs plans in pydantic-monty worker processes; tools are called on the caller's event loop, and may be coroutines.
 
 A plan runs until it calls a tool, hands the call over, and goes on with the result: sandboxed code reaches nothing
 but the tools that it was given. Time, memory and the number of calls are limited. A worker that dies or does not
@@ -11,6 +11,7 @@ The synchronous pool is driven step by step from a small thread pool: on two cor
 
 import ast
 import asyncio
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from pydantic_monty import (
 
 from agentmill.domains.base import Json
 from agentmill.plans.parse import Plan
+from agentmill.threads import in_thread
 
 SandboxFault = Literal["time", "memory", "calls", "type", "runtime", "crash"]
 Tools = Mapping[str, Callable[..., Any]]
@@ -123,7 +125,7 @@ class Sandbox:
             calls += 1
             if calls > limits.calls:
                 raise SandboxError("calls", f"the plan makes more than {limits.calls} tool calls")
-            value = _call(step, tools)
+            value = await _call(step, tools)
             if step.position.start in names:
                 results[names[step.position.start]] = value
             resume = step.resume
@@ -131,23 +133,18 @@ class Sandbox:
         return results
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in the pool's threads. A cancelled caller still waits for the step, so that no session is used twice."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            future.cancelled() or future.exception()  # seen, so that it is not reported as lost
-            raise
+        return await in_thread(self._threads, function, *arguments)
 
 
-def _call(step: FunctionSnapshot, tools: Tools) -> Any:
+async def _call(step: FunctionSnapshot, tools: Tools) -> Any:
     name = str(step.function_name)
     if name not in tools or step.object_id is not None:
         raise SandboxError("type", f"there is no tool {name}")
     if step.args:
         raise SandboxError("type", f"{name} takes keyword arguments only")
     value = tools[name](**step.kwargs)
+    if inspect.isawaitable(value):
+        value = await value
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -53,8 +53,11 @@ def test_a_killed_run_goes_on_and_a_finished_one_skips(tmp_path: Path) -> None:
     assert len(sids) == len(set(sids)) == CONVERSATIONS
     assert json.loads((folder / "stages" / "simulate.json").read_text())["seconds"] > 0
 
+    assert "gate       left open, every plan is put to the model evaluator" in told  # too few plans for the bound
+    assert run.figures()["gate.threshold"].value == 0.0
+
     third = start(tmp_path)
     _, told = third.communicate(timeout=100)
     assert third.returncode == 0, told
-    assert told.count("done already") == 3
+    assert told.count("done already") == 4
     assert not (folder / "session.json").exists()

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from agentmill.agents.settings import TeamSettings
 from agentmill.config import UserError
 from agentmill.domains.base import Json, load_domain
 from rayserve.serve import Served, start
@@ -23,7 +24,9 @@ SCENARIOS = 6
 @pytest.fixture(scope="module")
 def expert(ray_local: None) -> Iterator[Served]:
     """The five agents on the domain's expert: no weights, so that replies have content."""
-    served = start(ServeSettings(port=0, sessions_api=True, model=ServedModel(kind="expert")), domain="automotive")
+    settings = ServeSettings(port=0, sessions_api=True, model=ServedModel(kind="expert"))
+    system = TeamSettings(complexity_threshold=1000.0, shadow_share=1.0)  # a gate that skips all, every plan shadowed
+    served = start(settings, domain="automotive", system=system)
     yield served
     served.stop()
 
@@ -123,6 +126,33 @@ async def test_held_out_scenarios_reach_their_end_state_over_http(expert: Served
 
         results = await asyncio.gather(*map(one, domain.scenarios(SCENARIOS, 5, "heldout")))
     assert results == [(True, ())] * SCENARIOS
+
+
+def test_the_gate_is_counted_live_as_json_and_for_prometheus(expert: Served) -> None:
+    import ray
+
+    hours: Any = [{"role": "user", "content": "When do you open on Friday?"}]
+    answer = client(expert).chat.completions.create(model="agentmill", messages=hours)
+    assert "evaluator" not in (answer.model_extra or {})["agentmill"]["agents"]
+    deadline = time.monotonic() + 60
+    while not (shown := httpx.get(f"{expert.base_url}/v1/gate", trust_env=False).json())["plans"].get("shadow_ok"):
+        assert time.monotonic() < deadline, "the shadow verdict was never counted"
+        time.sleep(0.1)
+    assert shown["rates"]["skipped"]["value"] == 1.0
+    assert shown["rates"]["miss_rate"]["interval"][0] == 0.0
+    exported = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    while not (lines := _metric(exported, "agentmill_gate_plans")):
+        assert time.monotonic() < deadline, "Ray exports no counter of the gate"
+        time.sleep(1.0)
+    assert any('gate="shadow_ok"' in line for line in lines)
+
+
+def _metric(url: str, name: str) -> list[str]:
+    try:
+        text = httpx.get(url, timeout=10, trust_env=False).text
+    except httpx.TransportError:
+        return []
+    return [line for line in text.splitlines() if name in line and not line.startswith("#")]
 
 
 def test_a_lost_agent_is_asked_again_and_the_customer_sees_nothing(expert: Served) -> None:

@@ -11,9 +11,14 @@ import openai
 import pytest
 
 from agentmill.agents.contracts import ExplainerResult, ExplainerTask
+from agentmill.agents.schemas import verdict_schema
 from agentmill.agents.state import DialogueState
 from agentmill.config import UserError
-from agentmill.domains.base import Json
+from agentmill.domains.base import Json, load_domain
+from agentmill.models.chat import ChatRequest, Message, Sampling
+from agentmill.plans.grammar import Bounds, plan_grammar
+from agentmill.plans.parse import Plan
+from rayserve.answers import EngineAnswer
 from rayserve.serve import Served, start
 from rayserve.settings import ServeSettings
 from simulation.gateway_client import GatewayClient
@@ -41,6 +46,7 @@ def test_the_shared_engine_answers_streams_and_refuses_as_values(ray_local: None
         talk(served)
         asyncio.run(ask_agents(served))
         streams_through_the_explainer()
+        keeps_to_a_structure()
     finally:
         served.stop()
     with pytest.raises(httpx.TransportError):
@@ -95,3 +101,36 @@ def streams_through_the_explainer() -> None:
     if result.reply is not None:
         assert "".join(pieces) == result.reply
     assert len(pieces) > 1 or result.calls[0].status != "ok"
+
+
+def keeps_to_a_structure() -> None:
+    """Random weights under a schema and a grammar; what the engine cannot read is refused with its reason."""
+    import ray
+
+    schema: Json = verdict_schema(["LATE", "UNKNOWN"])
+    grammar = plan_grammar([load_domain("automotive").tools["opening_hours"]], Bounds(statements=1, depth=0, text=8))
+    structures: list[Json] = [
+        {"response_schema": schema},
+        {"response_grammar": grammar},
+        {"response_schema": {"type": "nonsense"}},
+        {"response_grammar": "root ::= ("},
+    ]
+    messages = (Message(role="user", content="hi"),)
+    sampling = Sampling(max_tokens=300)
+    requests = [ChatRequest(agent="planner", messages=messages, sampling=sampling, **given) for given in structures]
+
+    @ray.remote(num_cpus=0, max_calls=1)
+    def answered() -> list[EngineAnswer]:
+        from ray import serve
+
+        async def ask() -> list[EngineAnswer]:
+            planner = serve.get_deployment_handle("Planner", "agentmill")
+            return [await planner.complete.remote(request) for request in requests]
+
+        return asyncio.run(ask())
+
+    verdict, plan, *refused = ray.get(answered.remote())
+    assert isinstance(json.loads(verdict.unwrap().text)["ok"], bool)
+    assert [call.tool for call in Plan.parse(plan.unwrap().text).calls] == ["opening_hours"]
+    assert [(answer.reply, answer.retryable) for answer in refused] == [(None, False)] * 2
+    assert all(len(answer.error) > 20 for answer in refused)

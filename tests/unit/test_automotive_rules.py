@@ -1,78 +1,86 @@
-"""Each business rule refuses what it forbids and lets the canonical plan pass."""
+"""Every business rule has teeth: a plan that breaks it is refused for just that, and the plan that is due passes."""
 
 import pytest
 
-from agentmill.agents.state import DialogueState
 from agentmill.domains.automotive import build
-from agentmill.domains.automotive.canonical import canonical_plan
+from agentmill.domains.automotive.cases import CASES, FACTS, due, situation
 from agentmill.domains.automotive.intents import INTENTS
 from agentmill.domains.automotive.rules import RULES
-from agentmill.domains.base import Json
+from agentmill.domains.base import Situation
 from agentmill.plans.check import check
 from agentmill.plans.parse import Plan
 
-FACTS: Json = {"hours": {"friday": ["09:00", "18:00"], "sunday": None}}
-BOOKING = {"stock": "N4821", "day": "friday", "time": "15:00", "name": "Ana Brankovic", "licence": "D4471902"}
-VALUES: Json = {
-    **BOOKING, "reference": "T20817", "make": "Honda", "model": "Civic", "body": "suv", "fuel": "diesel",
-    "max_price": 30000, "year": 2016, "mileage": 84000, "condition": "good",
-}  # fmt: skip
 SLOT = 'slot = check_slot(stock="N4821", day="friday", time="15:00")\n'
 CHECK = 'check = verify_licence(name="Ana Brankovic", licence="D4471902")\n'
 BOOK = (
     'booking = book_test_drive(stock="N4821", day="friday", time="15:00", name="Ana Brankovic", licence="D4471902")\n'
 )
+PLANNED = [intent.name for intent in INTENTS.values() if intent.tools]
+PAIRS = (
+    ("find_vehicles", "book_test_drive"), ("value_trade_in", "finance_quote"), ("opening_hours", "directions"),
+    ("vehicle_details", "check_availability"), ("check_booking", "opening_hours"), ("order_status", "opening_hours"),
+)  # fmt: skip
 
 
-def broken(text: str, *, intent: str = "book_test_drive", confirmed: bool = True, **changes: object) -> set[str]:
-    entities = {name: VALUES[name] for name in INTENTS[intent].required + INTENTS[intent].optional} | changes
-    state = DialogueState(intent=intent, entities=entities, confirmed=confirmed)
-    plan = Plan.parse(text)
-    return {rule.code for rule in RULES if rule.check(plan, state, FACTS) is not None}
+def codes(case: Situation) -> list[str]:
+    return [found.code for found in check(Plan.parse(case.plan), build(), case.state, case.facts)]
 
 
-@pytest.mark.parametrize("intent", [intent.name for intent in INTENTS.values() if intent.tools])
+def test_there_are_at_least_25_rules_and_each_has_its_case() -> None:
+    assert len(RULES) >= 25
+    assert set(CASES) == {rule.code for rule in RULES}
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_a_rule_refuses_what_it_forbids_and_nothing_else_does(code: str) -> None:
+    assert codes(CASES[code].violates) == [code]
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_a_rule_lets_pass_what_keeps_it(code: str) -> None:
+    assert codes(CASES[code].keeps) == []
+
+
+@pytest.mark.parametrize("intent", PLANNED)
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_canonical_plans_pass_every_check(intent: str, confirmed: bool) -> None:
-    entities = {name: VALUES[name] for name in INTENTS[intent].required + INTENTS[intent].optional}
-    state = DialogueState(intent=intent, entities=entities, confirmed=confirmed)
-    plan = Plan.parse(canonical_plan(intent, entities, confirmed=confirmed))
-    assert check(plan, build(), state, FACTS) == []
+def test_plans_that_are_due_pass_every_check(intent: str, confirmed: bool) -> None:
+    assert codes(due(intent, confirmed=confirmed)) == []
 
 
-def test_nothing_changes_before_the_customer_has_confirmed() -> None:
-    text = f'{SLOT}{CHECK}if slot["free"] and check["verified"]:\n    {BOOK}'
-    assert broken(text, confirmed=False) == {"CONFIRM_FIRST"}
-    cancel = 'done = cancel_booking(reference="T20817")'
-    assert broken(cancel, intent="cancel_test_drive", confirmed=False) == {"CONFIRM_FIRST"}
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_requests_make_one_plan_whose_second_part_takes_from_the_first(pair: tuple[str, str]) -> None:
+    supplied = dict.fromkeys(INTENTS[pair[0]].supplies)
+    case = due(*pair, confirmed=False, **supplied)
+    assert codes(case) == []
+    plan = Plan.parse(case.plan)
+    assert {call.tool for call in plan.calls} & set(INTENTS[pair[0]].tools)
+    assert {call.tool for call in plan.calls} & set(INTENTS[pair[1]].tools)
+    assert supplied == {} or any("[" in line.split("(", 1)[1] for line in case.plan.splitlines() if "(" in line)
 
 
 @pytest.mark.parametrize(
-    ("text", "codes"),
+    ("text", "broken"),
     [
         (BOOK, {"LICENCE_CHECK", "SLOT_CHECK"}),
-        (f'{SLOT}{CHECK}if slot["free"]:\n    {BOOK}', {"LICENCE_CHECK"}),
         (f'{SLOT}{CHECK}if slot["free"] or check["verified"]:\n    {BOOK}', {"LICENCE_CHECK", "SLOT_CHECK"}),
-        (f'{SLOT}{CHECK}if check["verified"]:\n    {BOOK}', {"SLOT_CHECK"}),
         (f'{SLOT}{CHECK}if not check["verified"]:\n    {BOOK}', {"LICENCE_CHECK", "SLOT_CHECK"}),
         (f'{SLOT}{CHECK}if slot["free"]:\n    if check["verified"]:\n        {BOOK}', set()),
         (f"{SLOT}{CHECK}if slot.free == True and check.verified:\n    {BOOK}", set()),
     ],
 )
-def test_a_booking_stands_under_both_checks(text: str, codes: set[str]) -> None:
-    assert broken(text) == codes
+def test_a_booking_stands_under_both_checks(text: str, broken: set[str]) -> None:
+    assert set(codes(situation(text, "book_test_drive"))) == broken
 
 
 def test_a_check_of_another_slot_or_driver_does_not_count() -> None:
     other = 'check = verify_licence(name="Ana Brankovic", licence="X0000000")\n'
-    assert "LICENCE_CHECK" in broken(f'{SLOT}{other}if slot["free"] and check["verified"]:\n    {BOOK}')
+    text = f'{SLOT}{other}if slot["free"] and check["verified"]:\n    {BOOK}'
+    assert "LICENCE_CHECK" in codes(situation(text, "book_test_drive"))
 
 
 @pytest.mark.parametrize(("day", "time"), [("friday", "18:00"), ("friday", "08:00"), ("sunday", "12:00")])
 def test_bookings_keep_to_the_opening_hours(day: str, time: str) -> None:
-    text = f'{SLOT}{CHECK}if slot["free"] and check["verified"]:\n    {BOOK}'
-    text = text.replace("friday", day).replace("15:00", time)
-    assert broken(text, day=day, time=time) == {"OPENING_HOURS"}
+    assert codes(due("book_test_drive", day=day, time=time)) == ["OPENING_HOURS"]
 
 
 @pytest.mark.parametrize(
@@ -84,9 +92,17 @@ def test_bookings_keep_to_the_opening_hours(day: str, time: str) -> None:
     ],
 )
 def test_arguments_are_all_that_the_customer_said_and_nothing_else(text: str) -> None:
-    assert broken(text, intent="find_vehicles") == {"GROUNDED_ARGUMENT"}
+    assert codes(situation(text, "find_vehicles")) == ["GROUNDED_ARGUMENT"]
 
 
-def test_a_plan_makes_at_most_one_change() -> None:
-    twice = 'a = cancel_booking(reference="T20817")\nb = cancel_booking(reference="T20817")'
-    assert broken(twice, intent="cancel_test_drive") == {"ONE_CHANGE"}
+def test_a_lower_discount_than_asked_for_may_be_quoted_and_a_higher_one_not() -> None:
+    asked = situation('offer = quote_price(stock="N4821", discount=5)', "price_offer", discount=9)
+    assert codes(asked) == []
+    more = situation('offer = quote_price(stock="N4821", discount=5)', "price_offer", discount=3)
+    assert codes(more) == ["GROUNDED_ARGUMENT"]
+
+
+def test_each_of_two_requests_may_make_its_change() -> None:
+    both = due("cancel_test_drive", "reserve_vehicle")
+    assert codes(both) == []
+    assert FACTS["limits"]["max_discount"] == 5

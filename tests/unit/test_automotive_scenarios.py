@@ -6,13 +6,13 @@ import pytest
 
 from agentmill.domains.automotive.assess import assess
 from agentmill.domains.automotive.documents import documents
-from agentmill.domains.automotive.grounding import ungrounded
+from agentmill.domains.automotive.grounding import GROUNDING
 from agentmill.domains.automotive.intents import INTENTS
-from agentmill.domains.automotive.scenarios import generate
+from agentmill.domains.automotive.scenarios import generate, generate_core
 from agentmill.domains.automotive.seed import HELDOUT_SEEDS, TRAIN_SEEDS, world_data
 from agentmill.domains.automotive.tools import TOOLS
 from agentmill.domains.automotive.world import AutomotiveWorld
-from agentmill.domains.base import Goal, Json, Scenario
+from agentmill.domains.base import Goal, Json, Scenario, ScenarioSource
 
 
 def test_a_thousand_scenarios_are_made_in_seconds_and_always_the_same() -> None:
@@ -23,6 +23,7 @@ def test_a_thousand_scenarios_are_made_in_seconds_and_always_the_same() -> None:
     assert len({scenario.sid for scenario in scenarios}) == 1000
     assert {goal.intent for scenario in scenarios for goal in scenario.goals} == set(INTENTS)
     assert all(1 <= sum(bool(INTENTS[goal.intent].tools) for goal in s.goals) <= 3 for s in scenarios)
+    assert len({goal.intent for s in generate_core(500, 7, "train") for goal in s.goals}) == 9
 
 
 def test_held_out_scenarios_share_no_world_and_no_customer_with_training() -> None:
@@ -34,8 +35,9 @@ def test_held_out_scenarios_share_no_world_and_no_customer_with_training() -> No
         generate(1, 7, "test")
 
 
-def test_every_goal_can_be_reached_in_its_world() -> None:
-    for scenario in generate(300, 3, "heldout"):
+@pytest.mark.parametrize("source", [generate, generate_core])
+def test_every_goal_can_be_reached_in_its_world(source: ScenarioSource) -> None:
+    for scenario in source(300, 3, "heldout"):
         world = AutomotiveWorld(scenario.world_seed)
         for goal in scenario.goals:
             _fulfil(world, goal)
@@ -43,14 +45,39 @@ def test_every_goal_can_be_reached_in_its_world() -> None:
         world.close()
 
 
+DEEDS = {
+    "booking": "book_test_drive",
+    "moved": "move_booking",
+    "visit": "book_service",
+    "reservation": "reserve_vehicle",
+    "lead": "capture_lead",
+}
+
+
 def _fulfil(world: AutomotiveWorld, goal: Goal) -> None:
     """Do what the goal asks for, by the tools."""
-    if "activity" in goal.expect:
-        _call(world, goal.expect["activity"]["tool"], goal.expect["activity"]["arguments"])
-    if "booking" in goal.expect:
-        _call(world, "book_test_drive", goal.expect["booking"])
+    for wanted in goal.expect.get("activities", []):
+        _call(world, wanted["tool"], wanted["arguments"])
+    for kind, tool in DEEDS.items():
+        if kind in goal.expect:
+            _call(world, tool, goal.expect[kind])
     if "cancelled" in goal.expect:
         _call(world, "cancel_booking", {"reference": goal.expect["cancelled"]})
+    if "visit_cancelled" in goal.expect:
+        _call(world, "cancel_service", {"reference": goal.expect["visit_cancelled"]})
+    if "delivery" in goal.expect:
+        delivery = goal.expect["delivery"]
+        _call(world, "move_delivery", {"order": delivery["number"], "day": delivery["day"]})
+
+
+def test_all_scenarios_hold_every_kind_of_wish() -> None:
+    goals = [goal for scenario in generate(1500, 5, "train") for goal in scenario.goals]
+    pairs = {(goal.intent, *goal.also) for goal in goals if goal.also}
+    assert len(pairs) == 8
+    slots = {name.partition("_")[0] for goal in goals for name in goal.slots}
+    assert {"else", "mind"} <= slots
+    kinds = {kind for goal in goals for kind in goal.expect}
+    assert kinds == {"activities", "cancelled", "visit_cancelled", "delivery", *DEEDS}
 
 
 def _call(world: AutomotiveWorld, tool: str, arguments: Json) -> None:
@@ -60,7 +87,7 @@ def _call(world: AutomotiveWorld, tool: str, arguments: Json) -> None:
 
 
 def _booking_scenario() -> tuple[Scenario, Json]:
-    scenario = next(s for s in generate(100, 1, "train") if [set(g.expect) for g in s.goals] == [{"booking"}])
+    scenario = next(s for s in generate_core(100, 1, "train") if [set(g.expect) for g in s.goals] == [{"booking"}])
     world = AutomotiveWorld(scenario.world_seed)
     _fulfil(world, scenario.goals[0])
     snapshot = world.snapshot()
@@ -105,7 +132,7 @@ def test_facts_that_occur_nowhere_are_found(reply: str, facts: list[str]) -> Non
         "state": {"stock": "N4821", "day": "friday", "time": "15:00"},
         "utterance": "I'm Ana Brankovic",
     }
-    assert ungrounded(reply, context) == facts
+    assert GROUNDING.ungrounded(reply, context) == facts
 
 
 def test_documents_come_with_their_contexts() -> None:

@@ -7,7 +7,7 @@ import pytest
 from agentmill.domains.automotive.seed import TRAIN_SEEDS, Booking, WorldData, slot_times, world_data
 from agentmill.domains.automotive.tools import TOOLS
 from agentmill.domains.automotive.world import AutomotiveWorld
-from agentmill.domains.base import Json
+from agentmill.domains.base import Json, ToolError
 
 SEED = TRAIN_SEEDS[0]
 
@@ -102,13 +102,13 @@ def test_a_slot_is_taken_closed_or_unknown_and_near_times_are_offered() -> None:
 def test_the_world_refuses_what_a_plan_should_have_checked() -> None:
     world, data = AutomotiveWorld(SEED), world_data(SEED)
     slot, booked = free_slot(data), taken_slot(data)
-    with pytest.raises(ValueError, match="check_slot"):
+    with pytest.raises(ToolError, match="check_slot"):
         call(world, "book_test_drive", **{**slot, "stock": booked.stock, "day": booked.day, "time": booked.time})
-    with pytest.raises(ValueError, match="verify_licence"):
+    with pytest.raises(ToolError, match="verify_licence"):
         call(world, "book_test_drive", **{**slot, "name": "Somebody Else"})
-    with pytest.raises(ValueError, match="find_booking"):
+    with pytest.raises(ToolError, match="find_booking"):
         call(world, "cancel_booking", reference="T00000")
-    with pytest.raises(ValueError, match="day of the week"):
+    with pytest.raises(ToolError, match="day of the week"):
         call(world, "opening_hours", day="someday")
     world.close()
 

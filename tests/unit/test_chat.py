@@ -83,3 +83,11 @@ def test_each_agent_is_shown_with_its_cost(capsys: pytest.CaptureFixture[str]) -
 
 def test_events_end_at_done() -> None:
     assert list(events(iter(['data: {"a": 1}', "", "event: x", "data: [DONE]", "data: {}"]))) == [{"a": 1}]
+
+
+def test_what_the_gate_did_with_the_plan_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_agents({"turn": {"gate": "shadow_rejected", "complexity": 12.34}})
+    shown = capsys.readouterr().err
+    assert "gate" in shown and "would have rejected the plan (complexity 12.3)" in " ".join(shown.split())
+    print_agents({"turn": {"gate": "none", "complexity": 0.0}})
+    assert capsys.readouterr().err == ""

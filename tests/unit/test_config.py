@@ -107,6 +107,10 @@ def test_a_run_configuration_says_which_file_is_missing(tmp_path: Path) -> None:
         validate(RunConfig, {"data": {"public": str(tmp_path / "none.jsonl")}}, "f.yaml")
 
 
-def test_an_unknown_domain_is_refused() -> None:
+def test_an_unknown_domain_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("domain: automotiv\n")
     with pytest.raises(ConfigError, match=r"domain='automotiv': no such domain pack; did you mean automotive\?"):
-        validate(RunConfig, {"domain": "automotiv"}, "f.yaml")
+        read_config(file)
+    with pytest.raises(ConfigError, match=r"domain='a b'"):
+        validate(RunConfig, {"domain": "a b"}, "f.yaml")

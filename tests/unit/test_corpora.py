@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agentmill.domains.base import Domain, Goal, Scenario, load_domain
-from agentmill.records import TURN_SCHEMA, Conversation
+from agentmill.records import Conversation
 from agentmill.runs import Run, RunError
 from simulation import corpora
 from simulation.corpora import CorporaSettings
@@ -39,7 +39,6 @@ class MadeRun:
         self.domain = domain
         self.conversations: list[Conversation] = []
         self.calls: list[dict[str, Any]] = []
-        self.volumes = [10.0, 20.0, 30.0, 40.0]
 
     def conversation(self, sid: str, split: Any = "train") -> None:
         goal = Goal(intent="small_talk", slots={}, expect={})
@@ -72,12 +71,6 @@ class MadeRun:
     def build(self, settings: CorporaSettings = SETTINGS, **options: Any) -> Path:
         tables = conversation_tables(self.conversations, [], [])
         write_table(tables["conversations"], self.run.path("simulate", "conversations", "part-00000.parquet"))
-        turns = [
-            {"sid": "a", "turn": i, "plan": "x = y()", "complexity": volume} for i, volume in enumerate(self.volumes)
-        ]
-        turns.append({"sid": "a", "turn": 99, "plan": "", "complexity": 0.0})
-        table = pa.Table.from_pylist(turns, schema=TURN_SCHEMA)
-        write_table(table, self.run.path("simulate", "turns", "part-00000.parquet"))
         table = pa.Table.from_pylist(self.calls, schema=REFINED_SCHEMA)
         write_table(table, self.run.path("refine", "calls", "part-00000.parquet"))
         corpora.run(
@@ -159,7 +152,7 @@ def test_a_recorded_plan_that_breaks_a_rule_teaches_the_evaluator(made: MadeRun)
     [row] = verdicts
     assert row["source"] == "rules"
     assert row["prompt"][0]["content"] == made.domain.prompts["brief"]["evaluator"]
-    assert row["prompt"][1]["content"] == f"intent: opening_hours\nday: friday\nplan: {plan}"
+    assert row["prompt"][1]["content"] == f"intent: opening_hours\nday: friday\nviolation: X: y\nplan: {plan}"
     assert row["completion"][0]["content"] == '{"ok":false,"violations":["GROUNDED_ARGUMENT"]}'
     assert made.figure("corpora.sft.agent.planner") == 2
     assert not [r for r in rows(made.build(CorporaSettings(rule_verdicts=False)), "train") if r["agent"] == "evaluator"]
@@ -205,16 +198,6 @@ def test_a_run_that_fails_leaves_the_older_corpora(made: MadeRun, tmp_path: Path
     with pytest.raises(PublicDataError):
         made.build(public=dialogues(tmp_path, 0), public_share=0.5)
     assert len(rows(folder, "train")) == 1
-
-
-def test_the_gate_is_a_quantile_of_the_recorded_plans(made: MadeRun) -> None:
-    made.call("train", "customer: Hi", "Hello!")
-    folder = made.build(CorporaSettings(gate_quantile=0.5))
-    gate = json.loads((folder / "gate.json").read_text())
-    assert gate == {
-        "measure": "halstead_volume", "quantile": 0.5, "threshold": 25.0, "n": 4, "share_above": 0.5,
-    }  # fmt: skip
-    assert made.figure("gate.threshold") == 25.0
 
 
 def test_a_person_can_read_the_card_and_samples(made: MadeRun) -> None:

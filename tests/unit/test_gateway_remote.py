@@ -1,6 +1,7 @@
 """The proxies and the engine's model: what is asked again after a replica's death, and what is not."""
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,8 +17,11 @@ from agentmill.agents.contracts import (
     PlannerResult,
     PlannerTask,
     UnknownSession,
+    WorldUnavailable,
 )
 from agentmill.agents.state import DialogueState
+from agentmill.domains.base import WorldSettings
+from agentmill.domains.database import SENTENCES
 from agentmill.models.chat import ChatReply, ChatRequest, Message, ModelError
 from rayserve.agents import ServeModel
 from rayserve.answers import EngineAnswer
@@ -39,6 +43,7 @@ class Handle:
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
         self.asked = 0
+        self.calls: list[tuple[Any, ...]] = []
         self.streaming = False
 
     def options(self, stream: bool) -> "Handle":
@@ -46,10 +51,11 @@ class Handle:
         return self
 
     def __getattr__(self, method: str) -> Any:
-        return type("Method", (), {"remote": self._remote})
+        return type("Method", (), {"remote": partial(self._remote, method)})
 
-    def _remote(self, *arguments: Any) -> Any:
+    def _remote(self, method: str, *arguments: Any) -> Any:
         self.asked += 1
+        self.calls.append((method, *arguments))
         outcome = self.outcomes.pop(0)
         return self._stream(outcome) if isinstance(outcome, list) else self._answer(outcome)
 
@@ -140,21 +146,62 @@ async def test_a_plan_that_could_not_be_checked_is_refused() -> None:
     assert [violation.code for violation in result.violations] == ["UNCHECKED"]
 
 
-async def test_a_plan_that_may_have_run_is_never_sent_again() -> None:
+TASK = ExecutorTask(session="one", plan="x = f()", state=STATE, key="one:1")
+RAN = ExecutorResult(results={}, error=None, facts={})
+PRIVATE, SHARED = WorldSettings(), WorldSettings(url="sqlite:////tmp/world.db", shared=True)
+
+
+async def test_a_plan_in_a_private_world_that_may_have_run_is_never_sent_again() -> None:
     handle = Handle(ActorDiedError())
     with pytest.raises(UnknownSession):
-        await RemoteExecutor(handle).run(ExecutorTask(session="one", plan="x = f()", state=STATE))
+        await RemoteExecutor(handle, PRIVATE, QUICK).run(TASK)
     assert handle.asked == 1
 
 
 async def test_a_session_that_the_executor_does_not_know_is_unknown() -> None:
-    task = ExecutorTask(session="one", plan="x = f()", state=STATE)
-    ran = ExecutorResult(results={}, error=None, facts={})
-    executor = RemoteExecutor(Handle(ran, None, None, False))
-    assert await executor.run(task) == ran
-    for action in (executor.run(task), executor.snapshot("one"), executor.close("one")):
+    executor = RemoteExecutor(Handle(RAN, None, None, False), PRIVATE, QUICK)
+    assert await executor.run(TASK) == RAN
+    for action in (executor.run(TASK), executor.snapshot("one"), executor.close("one")):
         with pytest.raises(UnknownSession):
             await action
+
+
+async def test_a_plan_in_a_shared_world_is_sent_again_to_a_replica_that_opens_the_session_again() -> None:
+    handle = Handle({"open": True}, ActorDiedError(), None, {"open": True}, RAN)
+    executor = RemoteExecutor(handle, SHARED, QUICK)
+    assert await executor.open("one", 7) == {"open": True}
+    assert await executor.run(TASK) == RAN
+    assert handle.calls == [("open", "one", 7), ("run", TASK), ("run", TASK), ("open", "one", 7), ("run", TASK)]
+
+
+async def test_a_closed_session_of_a_shared_world_is_not_opened_again() -> None:
+    handle = Handle({"open": True}, True, None)
+    executor = RemoteExecutor(handle, SHARED, QUICK)
+    await executor.open("one", 7)
+    await executor.close("one")
+    with pytest.raises(UnknownSession):
+        await executor.run(TASK)
+
+
+async def test_a_shared_world_whose_replicas_keep_dying_costs_the_plan_and_not_the_conversation() -> None:
+    handle = Handle({"open": True}, *[ActorDiedError() for _ in range(6)])
+    executor = RemoteExecutor(handle, SHARED, QUICK)
+    await executor.open("one", 7)
+    assert await executor.run(TASK) == ExecutorResult(results={}, error=SENTENCES["unavailable"], facts=None)
+    with pytest.raises(WorldUnavailable):
+        await executor.snapshot("one")
+
+
+async def test_a_database_that_is_away_is_said_by_the_proxy_as_by_the_executor() -> None:
+    away = RayTaskError("open", "a trace", WorldUnavailable("The database does not answer."))
+    with pytest.raises(WorldUnavailable, match=r"^The database does not answer\.$"):
+        await RemoteExecutor(Handle(away), PRIVATE, QUICK).open("one", 7)
+    full = Handle(BackPressureError(num_queued_requests=9, max_queued_requests=9))
+    assert (await RemoteExecutor(full, PRIVATE, QUICK).run(TASK)).error == SENTENCES["unavailable"]
+    with pytest.raises(RayTaskError):
+        await RemoteExecutor(Handle(RayTaskError("open", "a trace", ValueError("twice"))), PRIVATE, QUICK).open(
+            "one", 7
+        )
 
 
 async def test_the_explainers_pieces_come_before_its_result() -> None:

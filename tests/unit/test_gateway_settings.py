@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from agentmill.config import ConfigError, UserError, validate
 from rayserve.preflight import checked_model, fitted, free_port
-from rayserve.settings import EngineSettings, ServeSettings
+from rayserve.settings import EngineSettings, ServeSettings, Speculative
 
 
 def test_a_busy_port_is_said_with_the_remedy() -> None:
@@ -92,6 +92,20 @@ def test_the_engines_context_is_lowered_to_the_models_and_said(
     assert (fitted(EngineSettings(), whole_model).cpu_threads or 0) >= 1
 
 
+def test_a_drafter_is_checked_before_the_start_and_named_in_full(
+    whole_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"serve.engine.speculative.model .*none does not exist; train a drafter"):
+        fitted(EngineSettings(speculative=Speculative(method="eagle3", model="none")), whole_model)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((whole_model / name).read_bytes())
+    monkeypatch.chdir(tmp_path.parent)
+    found = fitted(EngineSettings(speculative=Speculative(method="eagle3", model=tmp_path.name)), whole_model)
+    assert found.speculative == Speculative(method="eagle3", model=str(tmp_path.resolve()))
+    ngram = EngineSettings(speculative=Speculative(method="ngram"))
+    assert fitted(ngram, whole_model).speculative == ngram.speculative
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -101,6 +115,9 @@ def test_the_engines_context_is_lowered_to_the_models_and_said(
         ({"engine": {"target_ongoing_requests": 99, "max_ongoing_requests": 9}}, "lower the target"),
         ({"model": {"kind": "endpoint"}}, "needs the server's `url`"),
         ({"model": {"kind": "oracle"}}, "model.kind='oracle'"),
+        ({"engine": {"speculative": {"method": "eagle3"}}}, "give the drafter's folder as `model`"),
+        ({"engine": {"speculative": {"method": "ngram", "model": "x"}}}, "ngram has no weights, leave it out"),
+        ({"engine": {"speculative": {"method": "medusa"}}}, "engine.speculative.method='medusa'"),
     ],
 )
 def test_wrong_settings_are_told_with_the_key(data: dict[str, Any], message: str) -> None:

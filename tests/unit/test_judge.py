@@ -8,12 +8,13 @@ import pytest
 import pytest_asyncio
 
 from agentmill.agents.frames import parse_frame
+from agentmill.agents.state import DialogueState
 from agentmill.domains.base import Domain, load_domain
 from agentmill.models.chat import ModelError
 from agentmill.plans.sandbox import Sandbox
 from simulation.judge import Judge, canonical_output, judge_frame
 from simulation.models import ModelSettings, build_model
-from simulation.verify import Verifier, state_of
+from simulation.verify import Verifier
 from tests.fakes import Script, ScriptedModel
 
 HEARD = '{"intent":"opening_hours","entities":{"day":"friday"},"confirmed":false,"question":null}'
@@ -122,6 +123,8 @@ async def test_a_refined_plan_must_parse_keep_the_rules_and_run(verifier: Verifi
     [
         ("understander", HEARD, True),
         ("understander", HEARD.replace("opening_hours", "dance"), False),
+        ("understander", HEARD.replace('"entities"', '"also":["directions"],"entities"'), True),
+        ("understander", HEARD.replace('"entities"', '"also":["dance"],"entities"'), False),
         ("understander", HEARD.replace('"friday"', "5"), False),
         ("understander", HEARD.replace('"day"', '"colour"'), False),
         ("understander", "{}", False),
@@ -149,10 +152,10 @@ async def test_the_checks_in_code_name_what_a_recorded_plan_breaks(verifier: Ver
 
 def test_a_frame_gives_its_state_back_with_typed_values(automotive: Domain) -> None:
     fields = parse_frame("intent: find_vehicles\nmake: Kia\nmax_price: 19000\nconfirmed: yes\nplan: x")
-    state = state_of(fields, automotive)
+    state = DialogueState.read(fields, automotive)
     assert (state.intent, state.entities, state.confirmed) == (
         "find_vehicles",
         {"make": "Kia", "max_price": 19000},
         True,
     )
-    assert state_of({"intent": "none"}, automotive).intent == ""
+    assert DialogueState.read({"intent": "none"}, automotive).intent == ""

@@ -60,13 +60,25 @@ def serve() -> Iterator[Callable[..., Endpoint]]:
         endpoint.server.server_close()
 
 
-def completion(text: str | None, finish: str = "stop") -> tuple[int, dict[str, Any]]:
-    message = {"role": "assistant", "content": text}
+def completion(text: str | None, finish: str = "stop", refusal: str | None = None) -> tuple[int, dict[str, Any]]:
+    message = {"role": "assistant", "content": text, "refusal": refusal}
     return 200, {
         "id": "c", "object": "chat.completion", "created": 1, "model": "tiny",
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
     }  # fmt: skip
+
+
+def streamed(texts: list[str], finish: str, refusal: str | None = None) -> tuple[int, str]:
+    """The same as server-sent events, a chunk for each text."""
+    deltas: list[dict[str, Any]] = [{"content": text} for text in texts] + [{"refusal": refusal}] * bool(refusal)
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    chunks.append({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}})
+    common = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
+    return 200, "".join(f"data: {json.dumps(common | chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
 
 
 def failure(status: int) -> tuple[int, dict[str, Any]]:
@@ -87,7 +99,54 @@ async def test_a_request_is_sent_and_its_answer_read(serve: Callable[..., Endpoi
 async def test_a_schema_is_passed_on(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(completion("{}"))
     await OpenAIModel(endpoint.url, "m").complete(REQUEST.model_copy(update={"response_schema": {"type": "object"}}))
-    assert endpoint.seen[0]["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    sent = endpoint.seen[0]["response_format"]["json_schema"]
+    assert (sent["schema"], sent["strict"]) == ({"type": "object"}, False)
+
+
+async def test_a_grammar_is_passed_on_as_vllms_server_reads_it_unless_it_is_switched_off(
+    serve: Callable[..., Endpoint],
+) -> None:
+    endpoint = serve(completion("a"), completion("a"))
+    request = REQUEST.model_copy(update={"response_grammar": 'root ::= "a"'})
+    await OpenAIModel(endpoint.url, "m").complete(request)
+    await OpenAIModel(endpoint.url, "m", grammars=False).complete(request)
+    assert endpoint.seen[0]["structured_outputs"] == {"grammar": 'root ::= "a"'}
+    assert "structured_outputs" not in endpoint.seen[1]
+
+
+async def test_a_server_that_refuses_a_structure_is_quoted(serve: Callable[..., Endpoint]) -> None:
+    refusal = {"error": {"message": "Unrecognized request argument: structured_outputs", "type": "x", "code": None}}
+    endpoint = serve((400, refusal))
+    request = REQUEST.model_copy(update={"response_grammar": 'root ::= "a"'})
+    with pytest.raises(ModelError, match=r"answered 400: .*structured_outputs") as failed:
+        await OpenAIModel(endpoint.url, "m").complete(request)
+    assert not failed.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "refusal", "message"),
+    [
+        (None, "stop", "I cannot help with that", "m refused to answer: I cannot help with that"),
+        ("Half a sen", "content_filter", None, "a content filter stopped the answer of m"),
+        (None, "content_filter", None, "a content filter stopped the answer of m"),
+    ],
+)
+async def test_a_refusal_is_an_error_that_says_so_and_may_be_tried_again(
+    serve: Callable[..., Endpoint], text: str | None, finish: str, refusal: str | None, message: str
+) -> None:
+    endpoint = serve(completion(text, finish, refusal), streamed([text] if text else [], finish, refusal))
+    pieces: list[str] = []
+
+    async def sink(piece: str) -> None:
+        pieces.append(piece)
+
+    model = OpenAIModel(endpoint.url, "m")
+    for answering in (model.complete(REQUEST), model.stream(REQUEST, sink)):
+        with pytest.raises(ModelError, match=message) as failed:
+            await answering
+        assert failed.value.retryable
+    assert pieces == ([text] if text else [])
+    await model.close()
 
 
 async def test_what_can_be_retried_is_retried(serve: Callable[..., Endpoint]) -> None:
@@ -122,13 +181,7 @@ async def test_an_empty_answer_and_a_dead_endpoint_are_errors(serve: Callable[..
 
 
 async def test_a_streamed_answer_comes_in_pieces(serve: Callable[..., Endpoint]) -> None:
-    chunks: list[dict[str, Any]] = [
-        {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in ("Hel", "lo")
-    ]
-    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    chunks.append({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}})
-    common = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
-    endpoint = serve((200, "".join(f"data: {json.dumps(common | chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"))
+    endpoint = serve(streamed(["Hel", "lo"], "stop"))
     pieces: list[str] = []
 
     async def sink(text: str) -> None:

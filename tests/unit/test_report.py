@@ -17,6 +17,8 @@ from cluster.charts import Rate, Series, curve, rates, smooth, ticks
 from cluster.config import ReportSettings, RunConfig
 from cluster.evidence import conversations, loss_log, samples
 from cluster.report import render
+from simulation.gate import GateSettings, calibrate, open_gate, write_calibration
+from simulation.judged import JudgedPlan
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -116,6 +118,21 @@ def test_it_shows_what_was_recorded(run: Run) -> None:
         assert text in page, text
     for text in ("41 + 13 tokens", "hours = opening_hours", "wants opening_hours: day friday", "&#34;open&#34;"):
         assert text in page, text
+
+
+def test_the_gates_curve_and_what_was_measured_of_it_have_a_place(run: Run) -> None:
+    assert "not calibrated" in render(run, ReportSettings())
+    plans = [JudgedPlan(f"s{i}", 10.0 if i < 400 else 20.0, i > 490) for i in range(500)]
+    write_calibration(run, calibrate(plans, GateSettings(), inputs="x"))
+    run.record("evaluate.sft.gate.miss_rate", 0.004, n=250, interval=wilson(1, 250))
+    page = render(run, ReportSettings())
+    for text in ("plans missed", "upper bound (95 %)", "80.0% of the calls saved", "evaluate.sft.gate.miss_rate"):
+        assert text in page, text
+
+
+def test_a_gate_that_was_left_open_says_why(run: Run) -> None:
+    write_calibration(run, open_gate(GateSettings(), inputs="x", because="too <few>"))
+    assert "left open, every plan is put to the model evaluator: too &lt;few&gt;" in render(run, ReportSettings())
 
 
 def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_the_graph_is_in_order_and_owns_its_paths() -> None:
     assert len(owned) == len(set(owned))
     prefixes = [prefix for stage in STAGES for prefix in stage.figures]
     assert len(prefixes) == len(set(prefixes))
-    assert seen == ["simulate", "refine", "corpora", "base", "sft", "evaluate", "report"]
+    assert seen == ["simulate", "gate", "refine", "corpora", "base", "sft", "evaluate", "report"]
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)

@@ -205,8 +205,20 @@ async def test_an_error_that_cannot_pass_is_not_retried(sandbox: Sandbox) -> Non
     assert len((await talk.say("Where is Dune?")).calls) == 1
 
 
-async def test_retries_sample_with_new_seeds_and_the_same_prompt(sandbox: Sandbox) -> None:
-    talk = Talk(sandbox, model(understander=["nonsense", "{}", heard("find", title="Dune")]))
+async def test_a_retry_is_shown_what_was_refused_and_why(sandbox: Sandbox) -> None:
+    talk = Talk(sandbox, model(understander=["nonsense", heard("fly"), heard("find", title="Dune")]))
+    outcome = await talk.say("Where is Dune?")
+    assert outcome.turn.status == "answered"
+    first, second, third = (request.messages for request in talk.model.asked("understander"))
+    assert [message.role for message in second] == ["system", "user", "assistant", "user"]
+    assert second[:2] == third[:2] == first
+    assert second[2].content == "nonsense" and "no understanding" in second[3].content
+    assert third[2].content == heard("fly") and "intent='fly' is unknown" in third[3].content
+
+
+async def test_without_feedback_retries_sample_with_new_seeds_and_the_same_prompt(sandbox: Sandbox) -> None:
+    script = model(understander=["nonsense", "{}", heard("find", title="Dune")])
+    talk = Talk(sandbox, script, feedback=False)
     outcome = await talk.say("Where is Dune?")
     assert outcome.turn.status == "answered"
     requests = talk.model.asked("understander")
@@ -223,6 +235,8 @@ async def test_retries_sample_with_new_seeds_and_the_same_prompt(sandbox: Sandbo
         heard("find", title="Emma"),
         heard("find", title=3),
         heard("find", title=""),
+        heard("find", title="\u200b"),
+        heard("browse", shelf=10**13),
         heard("browse", shelf="4"),
         heard("browse", shelf=True),
         heard("browse", genre="crime"),
@@ -236,6 +250,22 @@ async def test_an_understanding_that_is_not_the_domains_is_refused(output: str) 
     result = await understander.run(task)
     assert result.understanding is None
     assert {call.status for call in result.calls} == {"invalid"}
+
+
+async def test_a_value_is_kept_as_one_line_of_signs_that_are_seen() -> None:
+    understander = Understander(library(), model(understander=heard("find", title="Du\u200bne\n ")), TeamSettings())
+    result = await understander.run(UnderstanderTask(state=DialogueState(), assistant="", utterance="Dune"))
+    assert result.understanding is not None
+    assert result.understanding.entities == {"title": "Dune"}
+
+
+async def test_what_is_too_long_to_be_read_is_read_by_no_model(sandbox: Sandbox) -> None:
+    talk = Talk(sandbox, lending(), max_utterance=40)
+    await talk.say("I want Dune, I am Ana")
+    outcome = await talk.say("yes " * 11)
+    assert (outcome.turn.reply, outcome.turn.status, outcome.calls) == (SAFE, "safe_reply", ())
+    assert not talk.proposed
+    assert talk.world["loans"] == []
 
 
 @pytest.mark.parametrize(
@@ -315,7 +345,7 @@ async def test_sessions_have_worlds_of_their_own_and_facts_are_kept_up_to_date(s
     with pytest.raises(ValueError, match="already has a world"):
         await executor.open("a", 0)
     task = ExecutorTask(session="a", plan=LEND_PLAN, state=DialogueState(intent="lend", confirmed=True))
-    assert (await executor.run(task)).facts["loans"] == 1
+    assert (await executor.run(task)).facts == {"open": True, "loans": 1}
     assert (await executor.snapshot("b"))["loans"] == []
     await executor.close("a")
     assert worlds[0].closed

@@ -41,13 +41,14 @@ def failures(results: list[tuple[Played, Assessment]]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("mix", ["all", "core"])
 @pytest.mark.parametrize("split", ["train", "heldout"])
-async def test_the_error_free_expert_succeeds_in_every_scenario(split: str) -> None:
+async def test_the_error_free_expert_succeeds_in_every_scenario(split: str, mix: str) -> None:
     domain = build()
     assert domain.expert is not None
     async with Sandbox() as sandbox:
         team = Team.local(domain, domain.expert(0.0), sandbox, TeamSettings())
-        scenarios = domain.scenarios(SCENARIOS, 11, split)
+        scenarios = domain.source(mix)(SCENARIOS, 11, split)
         results = list(await asyncio.gather(*(converse(team, scenario) for scenario in scenarios)))
     assert failures(results) == []
     calls = [played_call.call for played, _ in results for played_call in played.calls]

@@ -7,16 +7,19 @@ def build() -> Domain:
     """The automotive domain pack; its parts are imported here so that importing the package costs nothing."""
     from agentmill.domains.automotive import intents
     from agentmill.domains.automotive.assess import assess
+    from agentmill.domains.automotive.attacks import corpus
+    from agentmill.domains.automotive.cases import CASES
     from agentmill.domains.automotive.documents import documents
-    from agentmill.domains.automotive.expert import Expert
-    from agentmill.domains.automotive.grounding import ungrounded
-    from agentmill.domains.automotive.prompts import build_prompts
+    from agentmill.domains.automotive.policy import POLICY
+    from agentmill.domains.automotive.prompts import WORDING
     from agentmill.domains.automotive.rules import RULES
-    from agentmill.domains.automotive.scenarios import generate
+    from agentmill.domains.automotive.scenarios import generate, generate_core
     from agentmill.domains.automotive.tools import TOOLS
     from agentmill.domains.automotive.world import AutomotiveWorld
+    from agentmill.domains.kit.expert import with_expert
+    from agentmill.domains.kit.prompts import build_prompts
 
-    return Domain(
+    domain = Domain(
         name="automotive",
         title=intents.TITLE,
         entities=intents.ENTITIES,
@@ -24,11 +27,14 @@ def build() -> Domain:
         tools=TOOLS,
         rules=RULES,
         safe_reply=intents.SAFE_REPLY,
-        prompts=build_prompts(),
+        prompts=build_prompts(WORDING, intents.ENTITIES.values(), intents.INTENTS.values(), TOOLS.values(), RULES),
         open_world=AutomotiveWorld,
         scenarios=generate,
         assess=assess,
-        grounded=ungrounded,
+        grounded=POLICY.grounding.ungrounded,
         documents=documents,
-        expert=Expert,
+        rule_cases=CASES,
+        mixes={"core": generate_core},
+        attacks=corpus,
     )
+    return with_expert(domain, POLICY)

@@ -1,20 +1,95 @@
-"""What the error-free Planner writes for a dialogue state: one canonical plan per intent, as text."""
+"""What the error-free Planner writes for a dialogue state: one canonical plan per intent, as text.
+
+Several requests make one plan: their lines one after the other, a later one taking what an earlier one supplies. A
+violation that no better check can mend (a limit, closed hours) has a plan of its own, which finds out what is possible
+instead.
+"""
 
 import json
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from agentmill.domains.automotive.intents import SEARCH_ENTITIES
+from agentmill.domains.automotive.intents import INTENTS, OWN_CAR, SEARCH_ENTITIES
 
 Entities = dict[str, Any]
+STOPPED = ("OPENING_HOURS", "SERVICE_HOURS", "EXECUTION")
+
+
+class Supplied(NamedTuple):
+    """A value that an earlier call of the plan gives, as an expression."""
+
+    expression: str
+
+
+SUPPLIES = {
+    "find_vehicles": {"stock": Supplied('cars[0]["stock"]')},
+    "value_trade_in": {"down_payment": Supplied('value["low"]')},
+    "check_booking": {"day": Supplied('booking["day"]')},
+    "order_status": {"day": Supplied('order["day"]')},
+}
 
 
 def call(tool: str, entities: Entities, *names: str) -> str:
     """One tool call as plan text, with those of `names` that are known."""
-    arguments = [f"{name}={json.dumps(entities[name], ensure_ascii=False)}" for name in names if name in entities]
-    return f"{tool}({', '.join(arguments)})"
+    return f"{tool}({', '.join(f'{name}={_text(entities[name])}' for name in names if name in entities)})"
 
 
-def _booking(known: Entities, confirmed: bool) -> list[str]:
+def _text(value: Any) -> str:
+    return value.expression if isinstance(value, Supplied) else json.dumps(value, ensure_ascii=False)
+
+
+def canonical_plan(requests: tuple[str, ...], known: Entities, *, confirmed: bool, violations: str = "") -> str:
+    """The plan for the requests of a state; `violations` is what was wrong with the plan before, if one was refused.
+
+    Raises:
+        ValueError: for an intent that has no plan.
+    """
+    if "EXECUTION" in violations:
+        requests, confirmed = requests[:1], False
+    lines: list[str] = []
+    supplied: Entities = {}
+    for intent in requests:
+        if intent not in _PLANS:
+            raise ValueError(f"intent={intent!r} has no plan: only intents with tools are planned")
+        values = {**supplied, **{name: known[name] for name in _slots(intent) if name in known}}
+        lines += _PLANS[intent](values, confirmed and not any(code in violations for code in STOPPED), violations)
+        supplied |= SUPPLIES.get(intent, {})
+    return "\n".join(lines)
+
+
+def _slots(intent: str) -> tuple[str, ...]:
+    return INTENTS[intent].required + INTENTS[intent].optional
+
+
+def _one(variable: str, tool: str, *names: str) -> Callable[[Entities, bool, str], list[str]]:
+    """A plan of a single call."""
+    return lambda known, confirmed, violations: [f"{variable} = {call(tool, known, *names)}"]
+
+
+def _checked(first: str, key: str, deed: str) -> Callable[[Entities, bool, str], list[str]]:
+    """A check, and once it is confirmed the deed where the check said `key`; both as "variable = tool: names"."""
+    check, change = _parts(first), _parts(deed)
+
+    def lines(known: Entities, confirmed: bool, violations: str) -> list[str]:
+        variable, tool, names = check
+        written = [f"{variable} = {call(tool, known, *names)}"]
+        if confirmed:
+            done, deed_tool, deed_names = change
+            written.append(f'if {variable}["{key}"]:')
+            written.append(f"    {done} = {call(deed_tool, known, *deed_names)}")
+        return written
+
+    return lines
+
+
+def _parts(text: str) -> tuple[str, str, list[str]]:
+    variable, _, rest = text.partition(" = ")
+    tool, _, names = rest.partition(": ")
+    return variable, tool, names.split()
+
+
+def _test_drive(known: Entities, confirmed: bool, violations: str) -> list[str]:
     lines = [f"slot = {call('check_slot', known, 'stock', 'day', 'time')}"]
     if confirmed:
         lines.append(f"check = {call('verify_licence', known, 'name', 'licence')}")
@@ -23,35 +98,90 @@ def _booking(known: Entities, confirmed: bool) -> list[str]:
     return lines
 
 
-def _cancellation(known: Entities, confirmed: bool) -> list[str]:
-    lines = [f"booking = {call('find_booking', known, 'reference')}"]
+def _moved_drive(known: Entities, confirmed: bool, violations: str) -> list[str]:
+    slot = {**known, "stock": Supplied('booking["stock"]')}
+    lines = [
+        f"booking = {call('find_booking', known, 'reference')}",
+        'if booking["found"]:',
+        f"    slot = {call('check_slot', slot, 'stock', 'day', 'time')}",
+    ]
     if confirmed:
-        lines += ['if booking["found"]:', f"    done = {call('cancel_booking', known, 'reference')}"]
+        lines.append('    if slot["free"]:')
+        lines.append(f"        moved = {call('move_booking', known, 'reference', 'day', 'time')}")
     return lines
 
 
-def canonical_plan(intent: str, known: Entities, *, confirmed: bool) -> str:
-    """The plan for a state.
+def _moved_delivery(known: Entities, confirmed: bool, violations: str) -> list[str]:
+    lines = [
+        f"order = {call('find_order', known, 'order', 'name')}",
+        'if order["found"]:',
+        f"    delivery = {call('check_delivery_day', known, 'order', 'day')}",
+    ]
+    if confirmed:
+        lines.append('    if delivery["possible"]:')
+        lines.append(f"        moved = {call('move_delivery', known, 'order', 'day')}")
+    return lines
 
-    Raises:
-        ValueError: for an intent that has no plan.
-    """
-    match intent:
-        case "find_vehicles":
-            lines = [f"cars = {call('search_inventory', known, *SEARCH_ENTITIES)}"]
-        case "vehicle_details":
-            lines = [f"car = {call('get_vehicle', known, 'stock')}"]
-        case "opening_hours":
-            lines = [f"hours = {call('opening_hours', known, 'day')}"]
-        case "value_trade_in":
-            trade_in = ("make", "model", "year", "mileage", "condition")
-            lines = [f"value = {call('estimate_trade_in', known, *trade_in)}"]
-        case "check_booking":
-            lines = [f"booking = {call('find_booking', known, 'reference')}"]
-        case "book_test_drive":
-            lines = _booking(known, confirmed)
-        case "cancel_test_drive":
-            lines = _cancellation(known, confirmed)
-        case _:
-            raise ValueError(f"intent={intent!r} has no plan: only intents with tools are planned")
-    return "\n".join(lines)
+
+def _offer(known: Entities, confirmed: bool, violations: str) -> list[str]:
+    if "discount" in known:
+        limit = re.search(r"at most (\d+) percent", violations)
+        asked = {**known, "discount": int(limit[1])} if limit else known
+        return [f"offer = {call('quote_price', asked, 'stock', 'discount')}"]
+    best = {**known, "incentive": Supplied('deal["best"]')}
+    return [
+        f"deal = {call('list_incentives', known, 'stock')}",
+        f"offer = {call('quote_price', best, 'stock', 'incentive')}",
+    ]
+
+
+def _financing(known: Entities, confirmed: bool, violations: str) -> list[str]:
+    if "FINANCE_TERM" in violations or "DOWN_PAYMENT" in violations:
+        return ["terms = finance_terms()"]
+    priced = {**known, "apr": Supplied('rate["apr"]')}
+    return [
+        f"rate = {call('finance_rate', known, 'score', 'term')}",
+        'if rate["approved"]:',
+        f"    quote = {call('finance_quote', priced, 'stock', 'apr', 'term', 'down_payment')}",
+    ]
+
+
+def _trade_in(known: Entities, confirmed: bool, violations: str) -> list[str]:
+    if "TRADE_IN" in violations or "VIN_FORMAT" in violations:
+        return ["limits = appraisal_terms()"]
+    if "vin" not in known:
+        return [f"value = {call('estimate_trade_in', known, *OWN_CAR)}"]
+    decoded = {**known, **{name: Supplied(f'car["{name}"]') for name in ("make", "model", "year")}}
+    return [
+        f"car = {call('decode_vin', known, 'vin')}",
+        'if car["found"]:',
+        f"    value = {call('estimate_trade_in', decoded, *OWN_CAR)}",
+    ]
+
+
+_PLANS: dict[str, Callable[[Entities, bool, str], list[str]]] = {
+    "find_vehicles": _one("cars", "search_inventory", *SEARCH_ENTITIES),
+    "vehicle_details": _one("car", "get_vehicle", "stock"),
+    "compare_vehicles": _one("both", "compare_vehicles", "stock", "other_stock"),
+    "check_availability": _one("status", "check_availability", "stock"),
+    "reserve_vehicle": _checked(
+        "status = check_availability: stock", "available", "kept = reserve_vehicle: stock name phone"
+    ),
+    "price_offer": _offer,
+    "finance_quote": _financing,
+    "value_trade_in": _trade_in,
+    "book_test_drive": _test_drive,
+    "check_booking": _one("booking", "find_booking", "reference"),
+    "move_test_drive": _moved_drive,
+    "cancel_test_drive": _checked("booking = find_booking: reference", "found", "done = cancel_booking: reference"),
+    "book_service": _checked(
+        "visit = check_service_slot: service day time", "free", "booked = book_service: service plate day time name"
+    ),
+    "cancel_service": _checked("visit = find_service: reference", "found", "done = cancel_service: reference"),
+    "order_status": _one("order", "find_order", "order", "name"),
+    "move_delivery": _moved_delivery,
+    "opening_hours": _one("hours", "opening_hours", "day"),
+    "directions": _one("way", "directions", "place"),
+    "leave_contact": _checked("lead = find_lead: phone", "new", "noted = capture_lead: name phone"),
+    "talk_to_person": _one("desk", "hand_off"),
+}

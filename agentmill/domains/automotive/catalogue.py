@@ -21,6 +21,9 @@ class Model(NamedTuple):
 BODIES = ("suv", "sedan", "hatchback", "wagon", "coupe", "convertible", "pickup", "van")
 FUELS = ("petrol", "diesel", "hybrid", "electric")
 CONDITIONS = ("excellent", "good", "fair", "poor")
+SERVICES = ("oil change", "inspection", "brakes", "tyres", "repair")
+PLACES = ("airport", "station", "centre", "motorway", "harbour")
+TERMS = (24, 36, 48, 60, 72)
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 COLOURS = ("black", "white", "silver", "grey", "blue", "red", "green", "orange", "brown", "beige")
 

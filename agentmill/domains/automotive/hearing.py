@@ -9,12 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 from agentmill.domains.automotive.catalogue import CATALOGUE, CONDITIONS, DAYS
 from agentmill.domains.automotive.voice import mentions
+from agentmill.domains.base import CHANGED_REPLY
 
-Kind = Literal["question", "proposal", "mismatch", "refused", "unhelpful", "done"]
+Kind = Literal["question", "proposal", "mismatch", "refused", "changed", "unhelpful", "done"]
 
 
 class Heard(NamedTuple):
-    """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong."""
+    """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong.
+
+    `changed` is a proposal to which the customer says that they want it otherwise.
+    """
 
     kind: Kind
     slots: tuple[str, ...] = ()
@@ -23,15 +27,41 @@ class Heard(NamedTuple):
 _UNHELPFUL = re.compile(r"other words|did not get that|how can i help|can only help|anything else i can", re.IGNORECASE)
 _UNKNOWN = re.compile(r"(?:cannot|can't|could not|couldn't) find", re.IGNORECASE)
 _PROPOSAL = re.compile(
-    r"\b(?:shall|should|may|can) i (?:book|cancel)|would you like me to|do you want me to", re.IGNORECASE
+    r"\b(?:shall|should|may|can) i (?:book|cancel|move|reserve|note)|would you like me to|do you want me to",
+    re.IGNORECASE,
 )
 _REFUSED = re.compile(r"\b(?:taken|closed|not free|not available|unavailable|not open|another day)\b", re.IGNORECASE)
+_LIMITED = re.compile(r"can only value|most that i can give|cannot offer you a rate|was delivered", re.IGNORECASE)
+_TERMS = re.compile(r"we finance over", re.IGNORECASE)
+_GONE = re.compile(r"\bis (?:sold|reserved)\b(?! for)", re.IGNORECASE)
 _UNVERIFIED = re.compile(r"(?:could not|cannot|can't|not be|unable to|not)\s+(?:verif|valid)", re.IGNORECASE)
 _BOOKED = re.compile(r"(?<!nothing is )(?<!not )\b(?:is|have|are|'ve) booked\b", re.IGNORECASE)
 _CANCELLED = re.compile(r"(?<!not )\b(?:is|have|has been|'ve) cancell?ed\b", re.IGNORECASE)
+_DONE = {
+    "book_test_drive": _BOOKED,
+    "cancel_test_drive": _CANCELLED,
+    "cancel_service": _CANCELLED,
+    "move_test_drive": re.compile(r"(?<!not )\b(?:is|have|has been|'ve) moved\b", re.IGNORECASE),
+    "move_delivery": re.compile(r"\bis delivered on\b|(?<!not )\b(?:is|have|'ve) moved\b", re.IGNORECASE),
+    "reserve_vehicle": re.compile(r"\b(?:is|have|'ve) reserved (?:it )?for\b", re.IGNORECASE),
+    "book_service": re.compile(r"\bworkshop expects\b|(?<!not )\b(?:is|have|'ve) booked\b", re.IGNORECASE),
+    "leave_contact": re.compile(r"\bcolleague will call\b", re.IGNORECASE),
+}
+SLOTTED = ("book_test_drive", "move_test_drive", "book_service", "move_delivery")
 _QUESTIONS = tuple(
     (slot, re.compile(rf"\b(?:{words})\b", re.IGNORECASE))
     for slot, words in (
+        ("vin", "identification number"),
+        ("phone", "telephone|phone"),
+        ("plate", "number plate"),
+        ("order", "order number"),
+        ("score", "credit score"),
+        ("term", "months"),
+        ("down_payment", "pay down|down payment"),
+        ("discount", "percent off"),
+        ("other_stock", "compare it with"),
+        ("service", "which service"),
+        ("place", "do you come"),
         ("licence", "licence|license"),
         ("reference", "reference"),
         ("stock", "stock"),
@@ -55,11 +85,24 @@ _CHECKED: dict[str, tuple[str, ...]] = {
     "check_booking": ("reference",),
     "cancel_test_drive": ("reference",),
     "opening_hours": ("day",),
+    "compare_vehicles": ("stock",),
+    "check_availability": ("stock",),
+    "reserve_vehicle": ("stock", "name"),
+    "price_offer": ("stock",),
+    "finance_quote": ("stock",),
+    "move_test_drive": ("day", "time"),
+    "book_service": ("day", "time"),
+    "cancel_service": ("reference",),
+    "order_status": (),
+    "move_delivery": ("day",),
+    "directions": (),
+    "leave_contact": ("name",),
+    "talk_to_person": (),
     "value_trade_in": ("make", "model", "year", "mileage", "condition"),
 }
 _STATED: dict[str, re.Pattern[str]] = {
     "stock": re.compile(r"\b[A-Z]\d{4}\b"),
-    "reference": re.compile(r"\bT\d{5}\b"),
+    "reference": re.compile(r"\b[TW]\d{5}\b"),
     "licence": re.compile(r"\b[A-Z]\d{7}\b"),
     "year": re.compile(r"\b(?:19|20)\d\d\b"),
     "mileage": re.compile(r"\b\d[\d,]*k? miles\b", re.IGNORECASE),
@@ -75,31 +118,29 @@ def hear(intent: str, wishes: dict[str, Any], reply: str) -> Heard:
     """What `reply` is to a customer who wants `intent` with `wishes`."""
     if _UNHELPFUL.search(reply):
         return Heard("unhelpful")
-    if _carried_out(intent, reply):
-        return Heard("done")
+    completed = intent in _DONE and (reply.endswith(CHANGED_REPLY) or _DONE[intent].search(reply))
+    if completed and not _UNVERIFIED.search(reply):
+        return Heard("done")  # the customer agreed to the facts before
     questions = [sentence for sentence in re.split(r"(?<=[.!?])\s+", reply.strip()) if sentence.endswith("?")]
     last = questions[-1] if questions else ""
-    proposal = intent in ("book_test_drive", "cancel_test_drive") and bool(_PROPOSAL.search(last))
+    proposal = intent in _DONE and bool(_PROPOSAL.search(last))
     if last and not proposal:
         slot = next((slot for slot, pattern in _QUESTIONS if pattern.search(last)), None)
         return Heard("question", (slot,)) if slot else Heard("unhelpful")
+    if _LIMITED.search(reply):
+        return Heard("done")
+    if _TERMS.search(reply):
+        return Heard("refused")
     wrong = tuple(slot for slot in _CHECKED[intent] if slot in wishes and _differs(slot, wishes, reply))
     if wrong:
         return Heard("mismatch", wrong)
     if proposal:
         return Heard("proposal")
-    if intent == "book_test_drive":
-        if _UNVERIFIED.search(reply):
-            return Heard("done")
+    if intent in SLOTTED and not _UNVERIFIED.search(reply):
         return Heard("refused" if _REFUSED.search(reply) else "unhelpful")
-    return Heard("unhelpful" if intent == "cancel_test_drive" or _UNKNOWN.search(reply) else "done")
-
-
-def _carried_out(intent: str, reply: str) -> bool:
-    """Whether the reply says that the change was made; the customer agreed to its facts before."""
-    if intent == "book_test_drive":
-        return bool(_BOOKED.search(reply)) and not _UNVERIFIED.search(reply)
-    return intent == "cancel_test_drive" and bool(_CANCELLED.search(reply))
+    if intent in _DONE and not _UNVERIFIED.search(reply) and not _GONE.search(reply):
+        return Heard("unhelpful")
+    return Heard("unhelpful" if _UNKNOWN.search(reply) else "done")
 
 
 def _differs(slot: str, wishes: dict[str, Any], reply: str) -> bool:

@@ -4,14 +4,17 @@ What an earlier goal has already named may be left out ("can I test drive it?");
 """
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentmill.domains.automotive import phrases
+from agentmill.domains.automotive import phrases, requests
+from agentmill.domains.automotive.intents import ENTITIES, names_of
 from agentmill.domains.automotive.voice import car_phrase, own_car, slot_phrase, written
 
 Slots = dict[str, Any]
 _TOLD_CARS = ((), ("make",), *(("make", "model"),) * 2, *(("year", "make", "model"),) * 2)
+_BRACES = re.compile(r"\{(\w+)\}")
 _OPEN_END = ("{own}.", "{own}?")
 
 
@@ -34,11 +37,55 @@ def opener(
             return _one_slot("reference", slots, rng, phrases.CHECK, phrases.CHECK_VAGUE, in_full)
         case "cancel_test_drive":
             return _cancel(slots, rng, _named("reference", earlier), in_full)
+        case _ if intent in requests.ASKED:
+            return _asked(intent, slots, rng, earlier, in_full)
         case "out_of_scope":
             return rng.choice(phrases.OFF_TOPIC.get(slots["topic"], phrases.OFF_TOPIC["flight"]))
         case _:
             talk = {"weather": phrases.WEATHER, "praise": phrases.PRAISE}
             return rng.choice(talk.get(slots.get("topic", ""), phrases.GREETINGS))
+
+
+def _asked(intent: str, slots: Slots, rng: random.Random, earlier: Sequence[dict[str, Any]], in_full: bool) -> str:
+    """A text of `requests` whose values are all known; the fullest of them when everything is to be said.
+
+    What would else be taken for the car, order or booking of an earlier goal is always said.
+    """
+    fitting = [(text, _BRACES.findall(text)) for text in requests.ASKED[intent]]
+    fitting = [(text, names) for text, names in fitting if set(names) <= set(slots)]
+    needed = {name for name in slots if name == "discount" or _kept_otherwise(name, slots[name], earlier)}
+    fitting = [(text, names) for text, names in fitting if needed <= set(names)] or fitting
+    if in_full:
+        most = max(len(names) for _, names in fitting)
+        fitting = [(text, names) for text, names in fitting if len(names) == most]
+    text, names = rng.choice(fitting)
+    return text.format(**{name: written(name, slots[name], rng) for name in names})
+
+
+def _kept_otherwise(name: str, value: Any, earlier: Sequence[dict[str, Any]]) -> bool:
+    """Whether the conversation still holds another value than this one for a shared entity."""
+    return (
+        name in ENTITIES and ENTITIES[name].shared and any(goal["slots"].get(name, value) != value for goal in earlier)
+    )
+
+
+def together(goal: Mapping[str, Any], rng: random.Random) -> str:
+    """Two requests in one utterance, everything said; the second takes what the first is to find."""
+    first, second, slots = goal["intent"], goal["also"][0], goal["slots"]
+    begun = opener(first, _of(first, slots), rng, in_full=True)
+    if (first, second) in requests.AND_THEN:
+        when = slot_phrase(slots, ["day", "time"], rng) if "time" in slots else ""
+        values = {name: written(name, value, rng) for name, value in slots.items()}
+        then = rng.choice(requests.AND_THEN[first, second]).format(**{**values, "when": when})
+    else:
+        then = opener(second, _of(second, slots), rng, in_full=True)
+    word = then.split()[0]
+    then = then if word.split("'")[0] == "I" or word[-1].isdigit() else then[0].lower() + then[1:]
+    return f"{begun} {rng.choice(requests.JOINED)}{then}"
+
+
+def _of(intent: str, slots: Slots) -> Slots:
+    return {name: slots[name] for name in names_of(intent) if name in slots}
 
 
 def _named(slot: str, earlier: Sequence[dict[str, Any]]) -> list[str]:
@@ -86,6 +133,9 @@ def _cancel(slots: Slots, rng: random.Random, named: list[str], in_full: bool) -
 
 
 def _trade_in(slots: Slots, rng: random.Random, in_full: bool) -> str:
+    if "vin" in slots:
+        texts = [text for text in requests.VALUED if not in_full or "{condition}" in text]
+        return rng.choice(texts).format(**{name: written(name, value, rng) for name, value in slots.items()})
     told = {"year", "make", "model"} if in_full else set(rng.choice(_TOLD_CARS))
     text = rng.choice(phrases.TRADE)
     if not text.endswith(_OPEN_END):

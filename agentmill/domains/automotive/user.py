@@ -2,8 +2,9 @@
 
 A pure function of its frame and a seed. It walks through the history to see which goals the replies have answered,
 then speaks: opens the next goal, answers a question, agrees to a proposal whose facts are right, corrects one whose
-facts are wrong, takes its second choice when a slot is not free. It says the same in other words at most twice for a
-goal, then leaves with EXIT, as it does when every goal is answered.
+facts are wrong, takes its second choice when the first is not possible, may change its mind once, points at what a
+reply has listed ("the second one") or at the day of the goal before. It says the same in other words at most twice
+for a goal, then leaves with EXIT, as it does when every goal is answered.
 """
 
 import json
@@ -14,18 +15,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentmill.domains.automotive import phrases
+from agentmill.domains.automotive import phrases, requests
 from agentmill.domains.automotive.hearing import Heard, hear
 from agentmill.domains.automotive.intents import FREE_TEXT_INTENTS, SEARCH_ENTITIES
-from agentmill.domains.automotive.openers import opener
-from agentmill.domains.automotive.reading import OWN_WORDS
+from agentmill.domains.automotive.openers import opener, together
+from agentmill.domains.automotive.values import OWN_WORDS
 from agentmill.domains.automotive.voice import car_phrase, forms, mentions, slot_phrase, written
 
 EXIT = "EXIT"
+POINTING = "pointing"  # a plain customer who says "the second one" and "the same day"
+_UNIT = {"down_payment": " down"}
 MAX_FAILURES, MAX_ASKED, MAX_AGREED = 2, 2, 2
 _FAREWELL_SHARE, _PAIR_SHARE = 0.3, 0.4
 _ARTICLE = re.compile(r"\b([Aa]) (?=[AEIOaeio]|SUV)")
-_ORDER = ("stock", "day", "time", "name", "licence", "reference", "make", "model", "year", "mileage", "condition")
+_ORDER = (
+    "stock", "day", "time", "name", "licence", "reference", "make", "model", "year", "mileage", "condition", "score",
+    "term", "down_payment", "service", "plate", "order", "other_stock", "discount", "place", "phone", "vin",
+)  # fmt: skip
+_FOLLOWING = {"order": "name", "name": "phone", "service": "plate", "score": "term"}
+_ANSWERS = {**phrases.ANSWERS, **requests.TOLD}
+_PAIRS = {**phrases.PAIRS, **requests.TOLD_PAIRS}
+_LISTED = re.compile(r"\b[A-Z]\d{4}\b")
+_POINTING_SHARE, _SAME_DAY_SHARE = 0.6, 0.5
 
 
 @dataclass
@@ -36,13 +47,14 @@ class Progress:
     heard: Heard | None = None
     failures: int = 0
     second_choice: bool = False
+    other_mind: bool = False
     said: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def next_goal(self) -> None:
         """Turn to the next goal."""
         self.goal += 1
-        self.heard, self.failures, self.second_choice = None, 0, False
+        self.heard, self.failures, self.second_choice, self.other_mind = None, 0, False, False
         self.said, self.counts = [], Counter()
 
 
@@ -54,6 +66,7 @@ class Customer:
         self.goals: list[dict[str, Any]] = json.loads(frame["goals"])
         self.history: list[list[str]] = json.loads(frame["history"])
         self.rng = random.Random(f"customer {seed} {frame['persona']} {frame['goals']} {frame['history']}")
+        self.points = frame["persona"] == POINTING
         self.at = Progress()
 
     def speak(self) -> str:
@@ -71,16 +84,23 @@ class Customer:
         return self._respond(heard)
 
     def _wishes(self) -> dict[str, Any]:
-        """The goal's slots as wanted now: the second choice once the first was refused."""
+        """The goal's slots as wanted now: another choice once the first was refused or the mind has changed."""
         slots = self.goals[self.at.goal]["slots"]
-        wishes = {name: value for name, value in slots.items() if not name.startswith("else_")}
-        if self.at.second_choice:
-            wishes |= {name[5:]: value for name, value in slots.items() if name.startswith("else_")}
+        wishes = {name: value for name, value in slots.items() if not name.startswith(("else_", "mind_"))}
+        prefix = "else_" if self.at.second_choice else "mind_" if self.at.other_mind else None
+        if prefix:
+            wishes |= {name[5:]: value for name, value in slots.items() if name.startswith(prefix)}
         return wishes
+
+    @property
+    def _intent(self) -> str:
+        """The intent that decides how a reply to the goal at hand is heard: the last one asked for."""
+        goal = self.goals[self.at.goal]
+        return str(goal.get("also", [goal["intent"]])[-1])
 
     def _take_in(self, said: str, reply: str) -> None:
         """Go on by one turn: what the reply means for the goal at hand."""
-        at, intent = self.at, self.goals[self.at.goal]["intent"]
+        at, intent = self.at, self._intent
         at.said.append(said)
         if intent in FREE_TEXT_INTENTS:
             at.next_goal()
@@ -93,6 +113,9 @@ class Customer:
             return
         if heard.kind == "refused":
             heard = self._refused()
+        if heard.kind == "proposal" and not at.other_mind and self._choices("mind_"):
+            at.other_mind = True
+            heard = Heard("changed")
         at.counts[f"{heard.kind} {heard.slots}"] += 1
         asked_again = heard.kind == "question" and at.counts[f"question {heard.slots}"] > MAX_ASKED
         agreed_again = heard.kind == "proposal" and at.counts["proposal ()"] > MAX_AGREED
@@ -104,11 +127,16 @@ class Customer:
         at.heard = Heard("unhelpful") if asked_again or agreed_again else heard
 
     def _refused(self) -> Heard:
-        choices = any(name.startswith("else_") for name in self.goals[self.at.goal]["slots"])
-        if choices and not self.at.second_choice:
+        if self.at.second_choice:
+            return Heard("unhelpful")
+        if self._choices("else_"):
             self.at.second_choice = True
             return Heard("refused")
-        return Heard("unhelpful")
+        return Heard("done" if self._intent == "finance_quote" else "unhelpful")
+
+    def _choices(self, prefix: str) -> list[str]:
+        """The slots for which the goal has another choice of this kind."""
+        return [name[5:] for name in self.goals[self.at.goal]["slots"] if name.startswith(prefix)]
 
     def _untold(self) -> tuple[str, ...]:
         """What the customer looks for and has not said yet; given up once it was said and not understood."""
@@ -131,18 +159,44 @@ class Customer:
             values = self._values(wishes, heard.slots)
             return self._joined("", self.rng.choice(phrases.CORRECT).format(values=values))
         if heard.kind == "refused":
-            return self._other_slot()
+            return self._other_choice("else_", phrases.OTHER_SLOT)
+        if heard.kind == "changed":
+            return self._other_choice("mind_", requests.CHANGED_MIND)
         if heard.kind == "question":
             text = self._answer(heard.slots, wishes)
             if text is not None:
                 return self._joined(self.rng.choice(phrases.FILLERS[self.persona]), text)
         goal = self.goals[self.at.goal]
+        if "also" in goal:
+            return self._joined(self.rng.choice(phrases.REPEATS), together(goal, self.rng))
         text = opener(goal["intent"], wishes, self.rng, earlier=self.goals[: self.at.goal], in_full=True)
         return self._joined(self.rng.choice(phrases.REPEATS), text)
 
     def _opening(self) -> str:
         goal = self.goals[self.at.goal]
-        return opener(goal["intent"], self._wishes(), self.rng, earlier=self.goals[: self.at.goal])
+        if "also" in goal:
+            return together(goal, self.rng)
+        text = opener(goal["intent"], self._wishes(), self.rng, earlier=self.goals[: self.at.goal])
+        return self._pointing(text)
+
+    def _pointing(self, text: str) -> str:
+        """The text with a stock number that the last reply has listed, or the day of the goal before, pointed at."""
+        if not self.points or not self.at.goal or not self.history:
+            return text
+        listed = list(dict.fromkeys(_LISTED.findall(self.history[-1][1])))
+        for slot in ("stock", "other_stock"):
+            stock = str(self._wishes().get(slot))
+            if len(listed) > 1 and stock in listed and stock in text and self.rng.random() < _POINTING_SHARE:
+                place = requests.ORDINALS[listed.index(stock)]
+                text = text.replace(stock, self.rng.choice(requests.ANY_CAR).format(nth=place))
+        before, day = self.goals[self.at.goal - 1], self._wishes().get("day")
+        if before["slots"].get("day") == day and self._steady(before) and self.rng.random() < _SAME_DAY_SHARE:
+            text = re.sub(rf"\b(?:on )?{day}\b", self.rng.choice(requests.SAME_DAY), text, flags=re.IGNORECASE)
+        return text
+
+    def _steady(self, goal: Mapping[str, Any]) -> bool:
+        """Whether the day of a goal was what it was from its beginning to its end."""
+        return not any(name in goal["slots"] for name in ("else_day", "mind_day", "else_time"))
 
     def _prefix(self) -> str:
         if self.goals[self.at.goal]["intent"] == "small_talk":
@@ -154,8 +208,7 @@ class Customer:
 
     def _answer(self, slots: tuple[str, ...], wishes: dict[str, Any]) -> str | None:
         """The answer to a question, sometimes with what comes next; None where it asks for what is not wanted."""
-        intent = self.goals[self.at.goal]["intent"]
-        if intent == "find_vehicles":
+        if self._intent == "find_vehicles":
             if self.at.said and len(slots) < len(wishes) and slots == self._untold() and "body" not in slots:
                 return self._refinement(slots, wishes)
             if slots == ("body",) and set(wishes) == {"body"}:
@@ -165,17 +218,17 @@ class Customer:
         slot = slots[0]
         if slot not in wishes:
             return None
-        following = _ORDER[_ORDER.index(slot) + 1 : _ORDER.index(slot) + 2]
-        pair = (slot, following[0]) if following else (slot, "")
+        after = _ORDER[_ORDER.index(slot) + 1 : _ORDER.index(slot) + 2]
+        pair = (slot, after[0] if after and after[0] in wishes else _FOLLOWING.get(slot, ""))
         told = " ".join(self.at.said)
-        new = pair in phrases.PAIRS and pair[1] in wishes and not mentions(pair[1], wishes[pair[1]], told)
+        new = pair in _PAIRS and pair[1] in wishes and not mentions(pair[1], wishes[pair[1]], told)
         if new and self.rng.random() < _PAIR_SHARE:
             values = {name: written(name, wishes[name], self.rng) for name in pair}
-            return self.rng.choice(phrases.PAIRS[pair]).format(**values)
+            return self.rng.choice(_PAIRS[pair]).format(**values)
         return self._fill(slot, wishes)
 
     def _fill(self, slot: str, wishes: dict[str, Any]) -> str:
-        return self.rng.choice(phrases.ANSWERS[slot]).format(**{slot: written(slot, wishes[slot], self.rng)})
+        return self.rng.choice(_ANSWERS[slot]).format(**{slot: written(slot, wishes[slot], self.rng)})
 
     def _refinement(self, slots: tuple[str, ...], wishes: dict[str, Any]) -> str:
         parts = []
@@ -184,14 +237,17 @@ class Customer:
             parts.append({"make": f"a {text}", "max_price": f"under {text}"}.get(slot, text))
         return self.rng.choice(phrases.REFINE).format(x=" and ".join(parts))
 
-    def _other_slot(self) -> str:
-        names = [name[5:] for name in self.goals[self.at.goal]["slots"] if name.startswith("else_")]
-        text = slot_phrase(self._wishes(), names, self.rng)
-        return self._joined("", self.rng.choice(phrases.OTHER_SLOT).format(slot=text))
+    def _other_choice(self, prefix: str, texts: tuple[str, ...]) -> str:
+        names, wishes = self._choices(prefix), self._wishes()
+        if {"day", "time"} & set(names):
+            text = slot_phrase(wishes, names, self.rng)
+        else:
+            text = " and ".join(f"{written(n, wishes[n], self.rng)}{_UNIT.get(n, '')}" for n in names)
+        return self._joined("", self.rng.choice(texts).format(slot=text))
 
     def _values(self, wishes: dict[str, Any], slots: tuple[str, ...]) -> str:
         """The values that were got wrong, as they are said in a correction."""
-        if self.goals[self.at.goal]["intent"] == "find_vehicles":
+        if self._intent == "find_vehicles":
             return car_phrase(wishes, self.rng)
         if {"make", "model", "year"} & set(slots):
             return f"a {wishes['year']} {wishes['make']} {wishes['model']}"

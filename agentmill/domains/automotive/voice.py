@@ -24,6 +24,12 @@ def forms(slot: str, value: Any) -> list[str]:
         case "mileage":
             plain = [f"{value} miles", f"{value:,} miles", str(value), f"{value:,}"]
             return plain + ([f"{value // 1000}k miles", f"{value // 1000}k"] if value % 1000 == 0 else [])
+        case "down_payment":
+            return [f"${value}", f"${value:,}", f"{value} dollars"]
+        case "discount":
+            return [f"{value} percent", f"{value}%"]
+        case "term":
+            return [f"{value} months"] + ([f"{value // 12} years"] if value % 12 == 0 else [])
         case "body":
             return list(_IN_FULL.get(value, (value,)))
         case _:

@@ -1,123 +1,83 @@
-"""The dealership's world: an SQL database of its own for every conversation.
+"""The dealership's world: its rows from the seed, what rules may know of it, and what a conversation did to it."""
 
-A seeded world is built once per seed and kept as SQLite's serialised bytes; opening a world deserialises them into a
-fresh in-memory database, well under a millisecond. One engine per seed shares the compiled statements. A plan is one
-transaction on the world's only connection: `commit` keeps all of it, `rollback` nothing, the activity log included.
-"""
-
-import hashlib
-import sqlite3
-from functools import lru_cache
-
-from sqlalchemy import Connection, Engine, create_engine, insert, select
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy import Column, ColumnElement, Connection, Table, insert, select
 
 from agentmill.domains.automotive import schema
-from agentmill.domains.automotive.seed import world_data
+from agentmill.domains.automotive.seed import Business, world_data
 from agentmill.domains.base import Json
-
-
-def _connect() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", check_same_thread=False)
+from agentmill.domains.sql import SqlWorld, SqlWorlds
 
 
 def load(connection: Connection, world_seed: int) -> None:
-    """Create the tables and insert the seeded rows into an empty database."""
+    """Insert the seeded rows into empty tables."""
     data = world_data(world_seed)
-    schema.METADATA.create_all(connection)
     connection.execute(insert(schema.VEHICLES), [row._asdict() for row in data.vehicles])
     connection.execute(insert(schema.CUSTOMERS), [row._asdict() for row in data.customers])
     connection.execute(insert(schema.HOURS), [row._asdict() for row in data.hours])
     seeded = {"status": "booked", "origin": "seed"}
     connection.execute(insert(schema.BOOKINGS), [row._asdict() | seeded for row in data.bookings])
-    connection.commit()
+    _load_business(connection, data.business)
 
 
-@lru_cache(maxsize=64)
-def _template(world_seed: int) -> bytes:
-    raw = _connect()
-    engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
-    with engine.connect() as connection:
-        load(connection, world_seed)
-    image = raw.serialize()
-    raw.close()
-    return image
+def _load_business(connection: Connection, business: Business) -> None:
+    rows = {
+        schema.VISITS: [row._asdict() | {"status": "booked", "origin": "seed"} for row in business.visits],
+        schema.ORDERS: [row._asdict() | {"moved": False} for row in business.orders],
+        schema.INCENTIVES: [row._asdict() for row in business.incentives],
+        schema.SERVICE_PRICES: [{"service": name, "price": price} for name, price in business.service_prices.items()],
+        schema.RATES: [{"min_score": score, "apr": apr} for score, apr in business.rates],
+        schema.LIMITS: [{"name": name, "value": value} for name, value in business.limits.items()],
+        schema.ROUTES: [row._asdict() for row in business.routes],
+        schema.LEADS: [{"phone": phone, "name": name, "origin": "seed"} for phone, name in business.leads],
+    }
+    for table, values in rows.items():
+        connection.execute(insert(table), values)
 
 
-@lru_cache(maxsize=64)
-def _engine(world_seed: int) -> Engine:
-    """An engine whose every connection is a new copy of the seeded world."""
-    image = _template(world_seed)
+class AutomotiveWorld(SqlWorld):
+    """One conversation's view of the dealership."""
 
-    def copy() -> sqlite3.Connection:
-        raw = _connect()
-        raw.deserialize(image)
-        return raw
+    worlds = SqlWorlds(schema.METADATA, load)
 
-    return create_engine("sqlite://", creator=copy, poolclass=NullPool)
-
-
-class AutomotiveWorld:
-    """One conversation's copy of the world of `world_seed`. The tools use `connection`."""
-
-    def __init__(self, world_seed: int) -> None:
-        self.world_seed = world_seed
-        self.connection = _engine(world_seed).connect()
-        self._facts: Json | None = None
-
-    def facts(self) -> Json:
-        """The opening hours by day: ["09:00", "18:00"], or None on a closed day."""
-        if self._facts is None:
-            rows = self.connection.execute(select(schema.HOURS)).all()
-            self._facts = {"hours": {row.day: [row.opens, row.closes] if row.opens else None for row in rows}}
-        return self._facts
-
-    def record(self, tool: str, arguments: Json) -> None:
-        """Log one tool call inside the running transaction."""
-        self.connection.execute(insert(schema.ACTIVITY).values(tool=tool, arguments=arguments))
-
-    def next_reference(self, *parts: str) -> str:
-        """A reference that no booking has, drawn from what is booked: the same booking gets the same reference."""
-        taken = set(self.connection.scalars(select(schema.BOOKINGS.c.reference)))
-        attempt = 0
-        while True:
-            digest = hashlib.sha256(f"{self.world_seed} {parts} {attempt}".encode()).digest()
-            reference = f"T{10_000 + int.from_bytes(digest[:4]) % 90_000}"
-            if reference not in taken:
-                return reference
-            attempt += 1
+    def read_facts(self) -> Json:
+        """The opening hours by day (["09:00", "18:00"], or None on a closed day) and the limits of the business."""
+        hours = self.connection.execute(select(schema.HOURS)).all()
+        limits = self.connection.execute(select(schema.LIMITS)).all()
+        return {
+            "hours": {row.day: [row.opens, row.closes] if row.opens else None for row in hours},
+            "limits": {row.name: row.value for row in limits},
+        }
 
     def snapshot(self) -> Json:
-        """What a conversation did: its bookings, the references cancelled and the tool calls, with the hours beside."""
+        """What a conversation did: what it made, moved and cancelled, and its tool calls, with the hours beside."""
+        table, visits, orders = schema.BOOKINGS.c, schema.VISITS.c, schema.ORDERS.c
+        return {
+            "world_seed": self.world_seed,
+            "hours": self.facts()["hours"],
+            "bookings": self._bookings(),
+            "cancelled": self._values(table.reference, table.status == "cancelled"),
+            "visits": self._made(schema.VISITS, visits.status == "booked"),
+            "visits_cancelled": self._values(visits.reference, visits.status == "cancelled"),
+            "reservations": self.rows(select(schema.RESERVATIONS).order_by(schema.RESERVATIONS.c.reference)),
+            "deliveries": self.rows(select(orders.number, orders.day).where(orders.moved).order_by(orders.number)),
+            "leads": self._made(schema.LEADS),
+            "activity": self.activity(),
+        }
+
+    def _bookings(self) -> list[Json]:
+        """The live test drives that were made or moved, each with whether its driver's licence is verified."""
         table, customers = schema.BOOKINGS.c, schema.CUSTOMERS.c
         verified = select(customers.licence).where(
             customers.licence == table.licence, customers.name == table.name, customers.valid
         )
         columns = (table.reference, table.stock, table.day, table.time, table.name, table.licence)
         made = select(*columns, verified.exists().label("verified"))
-        made = made.where(table.origin == "session", table.status == "booked").order_by(table.reference)
-        cancelled = select(table.reference).where(table.status == "cancelled").order_by(table.reference)
-        activity = select(schema.ACTIVITY).order_by(schema.ACTIVITY.c.id)
-        return {
-            "world_seed": self.world_seed,
-            "hours": self.facts()["hours"],
-            "bookings": [
-                {**row, "verified": bool(row["verified"])} for row in self.connection.execute(made).mappings()
-            ],
-            "cancelled": list(self.connection.scalars(cancelled)),
-            "activity": [
-                {"tool": row.tool, "arguments": row.arguments} for row in self.connection.execute(activity).all()
-            ],
-        }
+        made = made.where(table.origin != "seed", table.status == "booked").order_by(table.reference)
+        return [{**row, "verified": bool(row["verified"])} for row in self.rows(made)]
 
-    def commit(self) -> None:
-        """Keep everything since the last commit."""
-        self.connection.commit()
+    def _made(self, table: Table, *where: ColumnElement[bool]) -> list[Json]:
+        columns = [column for column in table.columns if column.name not in ("status", "origin")]
+        return self.rows(select(*columns).where(table.c.origin == "session", *where).order_by(columns[0]))
 
-    def rollback(self) -> None:
-        """Undo everything since the last commit, the log included."""
-        self.connection.rollback()
-
-    def close(self) -> None:
-        """Drop this copy."""
-        self.connection.close()
+    def _values(self, column: "Column[str]", where: ColumnElement[bool]) -> list[str]:
+        return list(self.connection.scalars(select(column).where(where).order_by(column)))

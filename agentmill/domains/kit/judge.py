@@ -6,24 +6,23 @@ Invariant: what it returns as `output` is right and in the agent's exact format.
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from agentmill.agents.frames import parse_frame
-from agentmill.domains.automotive.grounding import facts_of, ungrounded
-from agentmill.domains.automotive.intents import names_of
-from agentmill.domains.automotive.policy import answer, broken_rules, compact, serves
+from agentmill.domains.kit.answers import Answers
+from agentmill.domains.kit.policy import Frame, compact
+from agentmill.domains.kit.rules import GROUNDED_ARGUMENT
 from agentmill.plans.compare import equivalent
 from agentmill.plans.parse import Plan, PlanError
 
-Frame = Mapping[str, str]
+Criteria = tuple[dict[str, bool], str]
 
 
-def judge(frame: Frame) -> str:
+def judge(answers: Answers, frame: Frame) -> str:
     """The judge's verdict on {"agent", "prompt", "output"} (JSON strings where they are JSON) as JSON text."""
     agent, prompt, output = frame["agent"], parse_frame(json.loads(frame["prompt"])), json.loads(frame["output"])
-    right = answer(agent, prompt)
-    criteria, reason = _CRITERIA[agent](prompt, output, right)
+    right = answers.answer(agent, prompt)
+    criteria, reason = _CRITERIA[agent](answers, prompt, output, right)
     keep = all(criteria.values())
     if keep and output.split() == right.split():
         output = right  # a frame folds runs of spaces, and with them a plan's indentation
@@ -37,8 +36,10 @@ def judge(frame: Frame) -> str:
     )
 
 
-def _understander(prompt: Frame, output: str, right: str) -> tuple[dict[str, bool], str]:
+def _understander(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
     heard, expected = _object(output), json.loads(right)
+    if heard is not None and heard.get("also") == []:
+        del heard["also"]  # as good as left out
     if heard is None or heard.keys() != expected.keys():
         return _criteria(format=False), "not the object that was asked for"
     wrong = [name for name in expected if heard[name] != expected[name]]
@@ -48,35 +49,35 @@ def _understander(prompt: Frame, output: str, right: str) -> tuple[dict[str, boo
     return _criteria(format=ordered, correct=not wrong, grounded=not invented), f"wrong: {', '.join(wrong) or 'order'}"
 
 
-def _planner(prompt: Frame, output: str, right: str) -> tuple[dict[str, bool], str]:
+def _planner(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
     try:
         parsed = Plan.parse(output)
     except PlanError as error:
         return _criteria(format=False), str(error)
     if equivalent(parsed, Plan.parse(right)):
         return _criteria(), ""
-    codes = broken_rules(prompt, output)
-    problem = "a wrong tool" if not serves(prompt, parsed) else ", ".join(codes) or "another plan than is due"
-    return _criteria(correct=False, grounded="GROUNDED_ARGUMENT" not in codes), problem
+    codes = answers.broken(prompt, output)
+    served = answers.serves(prompt, parsed)
+    problem = (", ".join(codes) if served else "a wrong tool") or "another plan than is due"
+    return _criteria(correct=False, grounded=GROUNDED_ARGUMENT not in codes), problem
 
 
-def _evaluator(prompt: Frame, output: str, right: str) -> tuple[dict[str, bool], str]:
+def _evaluator(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
     said, expected = _object(output), json.loads(right)
     if said is None or said.keys() != expected.keys():
         return _criteria(format=False), "not the object that was asked for"
     return _criteria(correct=said == expected), f"violations are {expected['violations']}"
 
 
-def _explainer(prompt: Frame, output: str, right: str) -> tuple[dict[str, bool], str]:
+def _explainer(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
     if not output.strip() or "\n" in output.strip():
         return _criteria(format=False), "not one line"
-    state = {name: prompt[name] for name in names_of(prompt.get("intent", "none")) if name in prompt}
-    context = {"results": prompt.get("results", ""), "state": state, "utterance": prompt.get("customer", "")}
-    invented = ungrounded(output, context)
+    grounding = answers.policy.grounding
+    invented = grounding.ungrounded(output, answers.context(prompt))
     if invented:
         return _criteria(grounded=False), f"not grounded: {', '.join(invented)}"
-    said = set(facts_of(output))
-    missing = [fact for fact in facts_of(right) if fact not in said]
+    said = set(grounding.facts_of(output))
+    missing = [fact for fact in grounding.facts_of(right) if fact not in said]
     asks = output.rstrip().endswith("?") == right.endswith("?")
     reason = f"missing: {', '.join(missing)}" if missing else "asks where it should answer, or the other way round"
     return _criteria(correct=not missing and asks), reason

@@ -1,4 +1,4 @@
-"""The domain's expert: one ChatModel that answers for every agent, for the customer and for the judge.
+"""A pack's expert: one ChatModel that answers for every agent, for the customer and for the judge.
 
 It sees the prompt's frame and nothing else, as any model does. Its answers are a pure function of (messages, seed);
 as a teacher it makes a mistake in a share `mistake_rate` of the answers that offer one, drawn from their digest. The
@@ -8,28 +8,38 @@ user simulator and the judge make none. Everything it says is labelled with the 
 import hashlib
 import random
 import time
+from dataclasses import replace
+from functools import partial
 
 from agentmill.agents.frames import parse_frame
-from agentmill.domains.automotive.judge import judge
-from agentmill.domains.automotive.mistakes import spoil
-from agentmill.domains.automotive.policy import answer
-from agentmill.domains.automotive.user import Customer
-from agentmill.models.chat import ChatReply, ChatRequest, Message, ModelError
+from agentmill.domains.base import Domain
+from agentmill.domains.kit.answers import Answers
+from agentmill.domains.kit.judge import judge
+from agentmill.domains.kit.mistakes import Mistakes
+from agentmill.domains.kit.policy import Policy
+from agentmill.models.chat import ChatReply, ChatRequest, Message, ModelError, frame_of
 
 NAME = "expert"
 _CHARACTERS_PER_TOKEN = 4
 
 
+def with_expert(domain: Domain, policy: Policy) -> Domain:
+    """The same pack with an expert that follows `policy`."""
+    return replace(domain, expert=partial(Expert, Answers(domain, policy)))
+
+
 class Expert:
     """See the module. `mistake_rate` is between 0 and 1."""
 
-    def __init__(self, mistake_rate: float = 0.0) -> None:
+    def __init__(self, answers: Answers, mistake_rate: float = 0.0) -> None:
         if not 0.0 <= mistake_rate <= 1.0:
             raise ValueError(f"mistake_rate={mistake_rate} is no share: use a number from 0 to 1")
+        self.answers = answers
+        self.mistakes = Mistakes(answers)
         self.mistake_rate = mistake_rate
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Answer from the last message's frame.
+        """Answer from the frame.
 
         Raises:
             ModelError: when the frame is none that this agent gets; trying again does not help.
@@ -37,7 +47,7 @@ class Expert:
         began = time.perf_counter()
         try:
             text = self._answer(request)
-        except (KeyError, ValueError, TypeError) as error:
+        except (LookupError, ValueError, TypeError) as error:
             sentence = f"the expert cannot read the {request.agent}'s prompt: {type(error).__name__} {error}"
             raise ModelError(sentence, retryable=False) from error
         prompt = sum(len(message.content) for message in request.messages)
@@ -50,17 +60,17 @@ class Expert:
         )
 
     def _answer(self, request: ChatRequest) -> str:
-        frame = parse_frame(request.messages[-1].content)
+        frame = parse_frame(frame_of(request.messages))
         seed = request.sampling.seed
         if request.agent == "user":
-            return Customer(frame, seed).speak()
+            return self.answers.policy.customer(frame, seed)
         if request.agent == "judge":
-            return judge(frame)
-        right = answer(request.agent, frame)
+            return judge(self.answers, frame)
+        right = self.answers.answer(request.agent, frame)
         rng = random.Random(_digest(request.messages, seed))
         if rng.random() >= self.mistake_rate:
             return right
-        spoiled = spoil(request.agent, frame, right, rng)
+        spoiled = self.mistakes.spoil(request.agent, frame, right, rng)
         return spoiled[1] if spoiled else right
 
 

@@ -1,0 +1,184 @@
+"""The static system texts of every agent, in two styles, written from a pack's tables so that they cannot go stale.
+
+`brief` is one line, for students that have learnt the rest by heart; `full` says everything an untrained large model
+needs: intents, entities, the tools' signatures and the rules. What only the pack can say is its `Wording`. The user
+frame is the same in both styles.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from agentmill.agents.evaluator import JUDGED
+from agentmill.domains.base import Entity, Intent, Rule, Tool
+from agentmill.models.chat import AgentName
+
+MAX_LISTED = 16
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a pack adds to its tables: the `business` in a phrase ("a car dealership"), how values are written
+    (`values`), `examples` of plans, and lines of its own for the Explainer and for the simulated customer."""
+
+    title: str
+    business: str
+    values: str
+    examples: tuple[str, ...]
+    explainer: str = ""
+    customer: str = ""
+
+
+_FRAME = "The user message is a frame of `key: value` lines; `none` means nothing yet."
+
+_BRIEF: dict[AgentName, str] = {
+    "understander": "Understander of {title}. Reply with JSON.",
+    "planner": "Planner of {title}. Reply with a plan.",
+    "evaluator": "Evaluator of {title}. Reply with JSON.",
+    "explainer": "Explainer of {title}. Reply to the customer.",
+}
+
+_UNDERSTANDER = """You are the Understander of {title}, {business}. {frame}
+`intent` and the entities are what is known so far, `also` names further requests of the same utterance,
+`proposed: yes` says that the assistant has just proposed a change, `memory` holds what was last mentioned, in order,
+`assistant` is the end of the assistant's last reply, `customer` is what the customer says now.
+
+Reply with one JSON object and nothing else, keys in this order:
+{{"intent":"...","also":["..."],"entities":{{...}},"confirmed":false,"question":null}}
+- intent: one of the intents below; a customer who only answers a question keeps the intent.
+- also: further intents of the same utterance, in its order; leave the key out where there is none.
+- entities: only those heard in what the customer says now, in the order of the list below, and those that it refers
+  to ("the second one", "the same day"), whose values are in `memory`.
+  {values}
+- confirmed: true only if the frame says `proposed: yes` and the customer agrees.
+- question: the question of the first required entity that is still missing after this, else null. What one request
+  supplies to another is not missing.
+
+Intents:
+{intents}
+
+Entities:
+{entities}"""
+
+_PLANNER = """You are the Planner of {title}, {business}. {frame}
+Reply with a plan and nothing else: a small Python program over the tools below. Allowed are assignment of a tool's
+result to a variable, tool calls with keyword arguments, if, for over a result, comparison, and, or, not,
+result["key"] and literals. Arguments are the values in the frame or parts of a result, all that a tool takes and
+nothing invented. One plan serves `intent` and all of `also`.
+Without `confirmed: yes` only check; do not change anything. If the frame has `violation`, mend the `plan` in it.
+
+Tools:
+{tools}
+
+Rules:
+{rules}
+
+Examples:
+{examples}"""
+
+_EVALUATOR = """You are the Evaluator of {title}, {business}. {frame}
+`plan` is what the Planner wrote for the requests and entities above it. Decide whether it keeps every rule and is
+what was asked for; `violation`, if there, is what was wrong with the plan before, which this one is to mend.
+Reply with one JSON object and nothing else: {{"ok":true,"violations":[]}} or {{"ok":false,"violations":["CODE"]}}.
+
+Rules:
+{rules}
+
+If it keeps them all:
+{judged}
+
+Tools:
+{tools}"""
+
+_EXPLAINER = """You are the Explainer of {title}, {business}. {frame}
+`results` is what the tools returned for the plan, by variable. Answer the customer in one short, friendly line.
+Say only what the frame says; copy names, numbers, prices and times exactly.{explainer}"""
+
+_USER = """You play a customer of {title}, {business}, in a chat with its assistant. {frame}
+`persona` is how you write, `goals` are what you want, one after the other, with the facts you may tell when asked,
+`history` are the turns so far as [you, assistant] pairs. Write your next message: short, as a person would type it,
+never more facts than the goal has. Agree to a proposal only if its facts are right.{customer} When every goal has
+been answered, or the assistant has failed you three times, reply EXIT and nothing else."""
+
+_JUDGE = """You are the judge of an assistant's agents at {title}, {business}. {frame}
+`agent` is who wrote `output` for the frame in `prompt` (JSON strings); `truth`, if there, is what is known to be right.
+Decide whether the output is right, complete, grounded in its prompt and in the agent's format. If it is, keep it;
+otherwise write it as it should have been. Reply with one JSON object and nothing else:
+{{"verdict":"keep","output":"...","criteria":{{"format":true,"correct":true,"grounded":true}},"reason":"..."}}
+with verdict "keep" or "edit".
+
+Intents:
+{intents}
+
+Tools:
+{tools}
+
+Rules:
+{rules}
+{judged}"""
+
+_FULL: dict[AgentName, str] = {
+    "understander": _UNDERSTANDER,
+    "planner": _PLANNER,
+    "evaluator": _EVALUATOR,
+    "explainer": _EXPLAINER,
+}
+_SHARED: dict[AgentName, str] = {"user": _USER, "judge": _JUDGE}
+
+
+def build_prompts(
+    wording: Wording,
+    entities: Iterable[Entity],
+    intents: Iterable[Intent],
+    tools: Iterable[Tool],
+    rules: Iterable[Rule],
+) -> Mapping[str, Mapping[AgentName, str]]:
+    """Style -> agent -> system text. The user simulator and the judge have the full text in both styles."""
+    parts = {
+        "title": wording.title,
+        "business": wording.business,
+        "values": wording.values,
+        "examples": "\n\n".join(wording.examples),
+        "explainer": f"\n{wording.explainer}" if wording.explainer else "",
+        "customer": f"\n{wording.customer}" if wording.customer else "",
+        "frame": _FRAME,
+        "intents": "\n".join(map(_intent_line, intents)),
+        "entities": "\n".join(map(_entity_line, entities)),
+        "tools": "\n".join(map(tool_line, tools)),
+        "rules": "\n".join(f"- {rule.code}: {rule.description}" for rule in rules),
+        "judged": "\n".join(f"- {code}: {sentence}" for code, sentence in JUDGED.items()),
+    }
+
+    def texts(style: dict[AgentName, str]) -> dict[AgentName, str]:
+        return {agent: text.format(**parts) for agent, text in {**style, **_SHARED}.items()}
+
+    return {"brief": texts(_BRIEF), "full": texts(_FULL)}
+
+
+def _intent_line(intent: Intent) -> str:
+    parts = [f"- {intent.name}: {intent.description}"]
+    if intent.required:
+        parts.append(f"required: {', '.join(intent.required)}")
+    if intent.optional:
+        parts.append(f"optional: {', '.join(intent.optional)}")
+    if intent.any_of:
+        parts.append(f"at least one of: {', '.join(intent.any_of)}")
+    for known, needless in intent.instead:
+        parts.append(f"with {known} not required: {', '.join(needless)}")
+    if intent.supplies:
+        parts.append(f"supplies to another request: {', '.join(intent.supplies)}")
+    return "; ".join(parts)
+
+
+def _entity_line(entity: Entity) -> str:
+    limits = f", one of {', '.join(entity.choices)}" if entity.choices else ""
+    if len(entity.choices) > MAX_LISTED:
+        limits = f", one of {entity.choices[0]} to {entity.choices[-1]}"
+    return f'- {entity.name} ({entity.kind.__name__}{limits}): "{entity.question}"'
+
+
+def tool_line(tool: Tool) -> str:
+    """One tool with its parameters, what it does and whether it changes the world."""
+    parameters = ", ".join(str(parameter) for parameter in tool.parameters.values())
+    effect = " Changes the world." if tool.changes else ""
+    return f"- {tool.name}({parameters}): {inspect.getdoc(tool.function)}{effect}"

@@ -1,0 +1,1 @@
+"""Figures of the project's own parts, and against peers: both sides of a comparison are measured in one run."""
