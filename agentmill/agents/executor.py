@@ -166,20 +166,37 @@ class Executor:
     async def _transaction(self, world: World, plan: Plan, task: ExecutorTask) -> tuple[Json, bool]:
         """The results of a plan that has run and is committed, and whether it changed the world.
 
-        They are those noted where it had changed it before, under the same key.
-
-        The look at the notes is a transaction of its own, which ends before the plan waits for the sandbox; should
-        the same task be committed in between, `keep` fails on its key.
+        They are those noted where it had changed it before, under the same key: looked for before it runs, and
+        again where it changed nothing or failed, because the same task may have been committed in between. Where
+        both change the world, `keep` fails on the key of the later one, which loses the race.
         """
-        done = False
         changes = any(self.domain.tools[call.tool].changes for call in plan.calls if call.tool in self.domain.tools)
         key = task.key if changes else ""
+        noted = await self._noted(world, key)
+        if noted is not None:
+            return noted, True
         try:
-            if key:
-                noted = await self._do(world.recall, key)
-                if noted is not None:
-                    return noted, True
-                await self._do(world.rollback)
+            results, changed = await self._committed(world, plan, task, key)
+        except (SandboxError, *_TOOL_FAULTS):
+            noted = await self._noted(world, key)
+            if noted is None:
+                raise
+            return noted, True
+        noted = None if changed else await self._noted(world, key)
+        return (results, changed) if noted is None else (noted, True)
+
+    async def _noted(self, world: World, key: str) -> Json | None:
+        """The results noted under a key; the look is a transaction of its own, which no plan waits for."""
+        if not key:
+            return None
+        try:
+            return await self._do(world.recall, key)
+        finally:
+            await self._do(world.rollback)
+
+    async def _committed(self, world: World, plan: Plan, task: ExecutorTask, key: str) -> tuple[Json, bool]:
+        done = False
+        try:
             consent = Consent(self.domain, task.state)
             results = await self.sandbox.run(plan, self._bound(world, task.state, consent))
             if key and consent.used:
