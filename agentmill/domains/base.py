@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from agentmill.config import ConfigError, Strict
 from agentmill.models.chat import AgentName, ChatModel
@@ -243,8 +243,23 @@ class Goal(BaseModel):
     expect: Json
 
 
+Difficulty = Literal["easy", "medium", "hard"]
+
+
+class PlannedSwitch(BaseModel):
+    """A change of the business (its name in `Domain.switches`) that takes hold before turn `turn`, counted from 0."""
+
+    name: str
+    turn: int
+
+
 class Scenario(BaseModel):
-    """What the user simulator plays. `sid` is the digest of its content; `world_seed` selects the seeded world."""
+    """What the user simulator plays. `sid` is the digest of its content; `world_seed` selects the seeded world.
+
+    With the history these are the paper's four context vectors: `topic` and the goals are the seed topic I; `profile`
+    (a synthetic customer) and `limits` (what the business has to offer) the environment E. The capabilities N are the
+    same in every scenario of a domain and stand in the user simulator's system prompt.
+    """
 
     sid: str
     seed: int
@@ -253,6 +268,11 @@ class Scenario(BaseModel):
     goals: tuple[Goal, ...]
     split: Literal["train", "heldout"]
     max_turns: int = 16
+    topic: str = ""
+    profile: Json = Field(default_factory=dict)
+    limits: Json = Field(default_factory=dict)
+    difficulty: Difficulty = "easy"
+    switches: tuple[PlannedSwitch, ...] = ()
 
 
 class Assessment(BaseModel):
