@@ -17,6 +17,7 @@ from agentmill.models.chat import AgentName, ChatModel
 
 if TYPE_CHECKING:
     from agentmill.agents.state import DialogueState
+    from agentmill.domains.coverage import Coverage
     from agentmill.plans.parse import Plan
 
 Json = dict[str, Any]
@@ -312,6 +313,7 @@ class Domain:
     changed_reply: str = CHANGED_REPLY  # the safe reply where the world was changed and nothing else can be said
     rule_cases: Mapping[str, RuleCase] = field(default_factory=dict)  # by the rule's code
     mixes: Mapping[str, ScenarioSource] = field(default_factory=dict)  # narrower choices of scenarios, by name
+    coverage: "Coverage | None" = None  # what the mix `coverage` is drawn to cover
     attacks: Callable[[], Sequence[Attack]] = tuple  # what `agentmill redteam` plays
 
     def source(self, mix: str) -> ScenarioSource:

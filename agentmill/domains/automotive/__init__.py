@@ -9,11 +9,12 @@ def build() -> Domain:
     from agentmill.domains.automotive.assess import assess
     from agentmill.domains.automotive.attacks import corpus
     from agentmill.domains.automotive.cases import CASES
+    from agentmill.domains.automotive.coverage import COVERAGE
     from agentmill.domains.automotive.documents import documents
     from agentmill.domains.automotive.policy import POLICY
     from agentmill.domains.automotive.prompts import WORDING
     from agentmill.domains.automotive.rules import RULES
-    from agentmill.domains.automotive.scenarios import generate, generate_core
+    from agentmill.domains.automotive.scenarios import generate, generate_core, generate_coverage
     from agentmill.domains.automotive.tools import TOOLS
     from agentmill.domains.automotive.world import AutomotiveWorld
     from agentmill.domains.kit.expert import with_expert
@@ -34,7 +35,8 @@ def build() -> Domain:
         grounded=POLICY.grounding.ungrounded,
         documents=documents,
         rule_cases=CASES,
-        mixes={"core": generate_core},
+        mixes={"core": generate_core, "coverage": generate_coverage},
+        coverage=COVERAGE,
         attacks=corpus,
     )
     return with_expert(domain, POLICY)

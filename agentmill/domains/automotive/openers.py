@@ -11,10 +11,12 @@ from typing import Any
 from agentmill.domains.automotive import phrases, requests
 from agentmill.domains.automotive.intents import ENTITIES, names_of
 from agentmill.domains.automotive.voice import car_phrase, own_car, slot_phrase, written
+from agentmill.domains.kit.personas import INJECTIONS
 
 Slots = dict[str, Any]
 _TOLD_CARS = ((), ("make",), *(("make", "model"),) * 2, *(("year", "make", "model"),) * 2)
 _BRACES = re.compile(r"\{(\w+)\}")
+_OFF_TOPIC = {**phrases.OFF_TOPIC, "injection": INJECTIONS}
 _OPEN_END = ("{own}.", "{own}?")
 
 
@@ -40,7 +42,7 @@ def opener(
         case _ if intent in requests.ASKED:
             return _asked(intent, slots, rng, earlier, in_full)
         case "out_of_scope":
-            return rng.choice(phrases.OFF_TOPIC.get(slots["topic"], phrases.OFF_TOPIC["flight"]))
+            return rng.choice(_OFF_TOPIC.get(slots["topic"], phrases.OFF_TOPIC["flight"]))
         case _:
             talk = {"weather": phrases.WEATHER, "praise": phrases.PRAISE}
             return rng.choice(talk.get(slots.get("topic", ""), phrases.GREETINGS))

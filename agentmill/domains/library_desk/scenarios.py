@@ -9,8 +9,8 @@ the library must refuse is a goal too: its end state is that the refusal was loo
 import random
 
 from agentmill.domains.base import Goal, Json, Scenario
-from agentmill.domains.kit.phrases import MANNERS
-from agentmill.domains.kit.scenarios import drawn
+from agentmill.domains.kit.phrases import PLAIN_MANNERS
+from agentmill.domains.kit.scenarios import Drawn, drawn
 from agentmill.domains.library_desk.intents import DAYS, FREE_TEXT_INTENTS
 from agentmill.domains.library_desk.seed import (
     HELDOUT_SEEDS,
@@ -43,8 +43,8 @@ def generate(count: int, seed: int, split: str) -> list[Scenario]:
     return drawn(count, seed, split, label="library_desk scenario", worlds=worlds, draw=_draw)
 
 
-def _draw(rng: random.Random, world_seed: int) -> tuple[str, list[Goal]]:
-    return rng.choice(list(MANNERS)), _Goals(rng, world_data(world_seed)).draw()
+def _draw(rng: random.Random, world_seed: int, index: int) -> Drawn:
+    return Drawn(rng.choice(PLAIN_MANNERS), _Goals(rng, world_data(world_seed)).draw())
 
 
 class _Goals:
