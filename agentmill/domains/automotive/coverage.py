@@ -51,10 +51,12 @@ GAPS = (
 )  # fmt: skip
 COVERAGE = Coverage(tuple(INTENTS), tuple(COVERED), gaps=GAPS)
 
-_WISHES = {"easy": (1, 2, 2), "medium": (3, 4, 4), "hard": (5, 6, 6)}
+_WISHES = {"easy": (1, 2, 2), "medium": (4, 4, 5), "hard": (6,)}
+_PAIRED_WISHES = {"easy": (1,), "medium": (2, 2, 3), "hard": (4, 5, 6)}
 _WEIGHTS = {name: 1 + len(INTENTS[name].required) for name in ALL_TASKS}  # what takes more to say comes more often
 _TRIES = 40
-_TALK_SHARE, _OFF_TOPIC_SHARE, _REFUSAL_SHARE, _PAIR_SHARE, _MIXED_UP_SHARE, _KNOWN_LEAD = 0.12, 0.1, 0.08, 0.7, 0.3, 0.1
+_TALK_SHARE, _OFF_TOPIC_SHARE, _REFUSAL_SHARE = 0.25, 0.2, 0.1
+_PAIR_SHARE, _MIXED_UP_SHARE, _KNOWN_LEAD = 0.7, 0.3, 0.1
 
 
 class CoverageGoals(AllGoals):
@@ -69,7 +71,8 @@ class CoverageGoals(AllGoals):
 
     def draw(self) -> list[Goal]:
         """The goal of the cell's intent among others of distinct intents, in a sensible order, and talk beside them."""
-        names = self._names(self.rng.choice(_WISHES[self.cell.difficulty]))
+        counts = _PAIRED_WISHES if self.cell.persona == "multi_request" else _WISHES
+        names = self._names(self.rng.choice(counts[self.cell.difficulty]))
         names.sort(key=_place)
         goals = [self._bent(getattr(self, f"_{name}")()) for name in names]
         for intent, share in (("small_talk", _TALK_SHARE), ("out_of_scope", _OFF_TOPIC_SHARE),
@@ -94,9 +97,9 @@ class CoverageGoals(AllGoals):
             take(self.rng.choice([name for name, pair in PAIRS.items() if focus in pair]))
         elif focus not in FREE_TEXT_INTENTS:
             take(focus)
-        while len(taken) < wanted:
+        while len(names) < wanted:
             pairs = [name for name, pair in PAIRS.items() if not taken & {*pair}]
-            if paired and pairs and len(taken) + 2 <= wanted and self.rng.random() < _PAIR_SHARE:
+            if paired and pairs and self.rng.random() < _PAIR_SHARE:
                 take(self.rng.choice(pairs))
                 continue
             weights = {name: weight for name, weight in _WEIGHTS.items() if name not in taken}

@@ -17,6 +17,15 @@ Slots = dict[str, Any]
 _TOLD_CARS = ((), ("make",), *(("make", "model"),) * 2, *(("year", "make", "model"),) * 2)
 _BRACES = re.compile(r"\{(\w+)\}")
 _OFF_TOPIC = {**phrases.OFF_TOPIC, "injection": INJECTIONS}
+_VAGUE: dict[str, tuple[str, ...]] = {
+    "find_vehicles": phrases.FIND_VAGUE,
+    "vehicle_details": phrases.DETAILS_VAGUE,
+    "opening_hours": phrases.HOURS_VAGUE,
+    "check_booking": phrases.CHECK_VAGUE,
+    "cancel_test_drive": phrases.CANCEL_VAGUE,
+    "book_test_drive": tuple(text.format(what="") for text in phrases.BOOK),
+    "value_trade_in": tuple(text.format(own="car") for text in phrases.TRADE),
+}
 _OPEN_END = ("{own}.", "{own}?")
 
 
@@ -48,6 +57,15 @@ def opener(
             return rng.choice(talk.get(slots.get("topic", ""), phrases.GREETINGS))
 
 
+def vague_opener(intent: str, slots: Slots, rng: random.Random, earlier: Sequence[dict[str, Any]]) -> str | None:
+    """A wish with nothing about it, None where something must be said: what an earlier goal has named otherwise."""
+    if "discount" in slots or any(_kept_otherwise(name, value, earlier) for name, value in slots.items()):
+        return None
+    texts = [text for text in requests.ASKED.get(intent, ()) if "{" not in text]
+    texts += _VAGUE.get(intent, ())
+    return rng.choice(texts) if texts else None
+
+
 def _asked(intent: str, slots: Slots, rng: random.Random, earlier: Sequence[dict[str, Any]], in_full: bool) -> str:
     """A text of `requests` whose values are all known; the fullest of them when everything is to be said.
 
@@ -66,9 +84,9 @@ def _asked(intent: str, slots: Slots, rng: random.Random, earlier: Sequence[dict
 
 def _kept_otherwise(name: str, value: Any, earlier: Sequence[dict[str, Any]]) -> bool:
     """Whether the conversation still holds another value than this one for a shared entity."""
-    return (
-        name in ENTITIES and ENTITIES[name].shared and any(goal["slots"].get(name, value) != value for goal in earlier)
-    )
+    keys = (name, f"mind_{name}")
+    kept = (goal["slots"][key] for goal in earlier for key in keys if key in goal["slots"])
+    return name in ENTITIES and ENTITIES[name].shared and any(other != value for other in kept)
 
 
 def together(goal: Mapping[str, Any], rng: random.Random) -> str:
@@ -91,7 +109,7 @@ def _of(intent: str, slots: Slots) -> Slots:
 
 
 def _named(slot: str, earlier: Sequence[dict[str, Any]]) -> list[str]:
-    return [goal["slots"][slot] for goal in earlier if slot in goal["slots"]]
+    return [goal["slots"][key] for goal in earlier for key in (slot, f"mind_{slot}") if key in goal["slots"]]
 
 
 def _one_slot(

@@ -18,7 +18,7 @@ from typing import Any
 from agentmill.domains.automotive import phrases, requests
 from agentmill.domains.automotive.hearing import Heard, hear
 from agentmill.domains.automotive.intents import FREE_TEXT_INTENTS, INTENTS, SEARCH_ENTITIES
-from agentmill.domains.automotive.openers import opener, together
+from agentmill.domains.automotive.openers import opener, together, vague_opener
 from agentmill.domains.automotive.values import OWN_WORDS
 from agentmill.domains.automotive.voice import MIXED_UP, car_phrase, forms, mentions, slot_phrase, written
 from agentmill.domains.kit import personas
@@ -229,7 +229,12 @@ class Customer:
         goal = self.goals[self.at.goal]
         if "also" in goal:
             return together(goal, self.rng)
-        text = opener(goal["intent"], self._wishes(), self.rng, earlier=self.goals[: self.at.goal])
+        earlier = self.goals[: self.at.goal]
+        if self._draws(self.who.vague_share, "vague"):
+            vague = vague_opener(goal["intent"], self._wishes(), self.rng, earlier)
+            if vague is not None:
+                return vague
+        text = opener(goal["intent"], self._wishes(), self.rng, earlier=earlier)
         return self._pointing(text)
 
     def _pointing(self, text: str) -> str:
