@@ -25,6 +25,7 @@ from agentmill.domains.library_desk.seed import (
 )
 from agentmill.domains.library_desk.tools import MAX_FOUND
 
+WORLDS = {"train": TRAIN_SEEDS, "heldout": HELDOUT_SEEDS}
 WISHES = {
     "find_books": 4, "book_details": 3, "place_hold": 5, "find_books+place_hold": 3, "book_details+place_hold": 2,
     "cancel_hold": 3, "my_loans": 3, "renew_loan": 3, "my_loans+renew_loan": 2, "my_fines": 3, "pay_fine": 3,
@@ -39,15 +40,14 @@ def generate(count: int, seed: int, split: str) -> list[Scenario]:
     Raises:
         ValueError: for another split.
     """
-    worlds = {"train": TRAIN_SEEDS, "heldout": HELDOUT_SEEDS}
-    return drawn(count, seed, split, label="library_desk scenario", worlds=worlds, draw=_draw)
+    return drawn(count, seed, split, label="library_desk scenario", worlds=WORLDS, draw=_draw)
 
 
 def _draw(rng: random.Random, world_seed: int, index: int) -> Drawn:
-    return Drawn(rng.choice(PLAIN_MANNERS), _Goals(rng, world_data(world_seed)).draw())
+    return Drawn(rng.choice(PLAIN_MANNERS), ReaderGoals(rng, world_data(world_seed)).draw())
 
 
-class _Goals:
+class ReaderGoals:
     """Draws the goals of one scenario, all of one reader whose account allows them or gives a refusal of its own."""
 
     def __init__(self, rng: random.Random, data: WorldData) -> None:
