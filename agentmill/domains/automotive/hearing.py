@@ -11,13 +11,13 @@ from agentmill.domains.automotive.catalogue import CATALOGUE, CONDITIONS, DAYS
 from agentmill.domains.automotive.voice import mentions
 from agentmill.domains.base import CHANGED_REPLY
 
-Kind = Literal["question", "proposal", "mismatch", "refused", "changed", "unhelpful", "done"]
+Kind = Literal["question", "proposal", "mismatch", "refused", "gone", "changed", "unhelpful", "done"]
 
 
 class Heard(NamedTuple):
     """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong.
 
-    `changed` is a proposal to which the customer says that they want it otherwise.
+    `changed` is a proposal to which the customer says that they want it otherwise, `gone` a refusal because the car is.
     """
 
     kind: Kind
@@ -136,6 +136,8 @@ def hear(intent: str, wishes: dict[str, Any], reply: str) -> Heard:
         return Heard("mismatch", wrong)
     if proposal:
         return Heard("proposal")
+    if intent in ("reserve_vehicle", *SLOTTED) and _GONE.search(reply):
+        return Heard("gone")
     if intent in SLOTTED and not _UNVERIFIED.search(reply):
         return Heard("refused" if _REFUSED.search(reply) else "unhelpful")
     if intent in _DONE and not _UNVERIFIED.search(reply) and not _GONE.search(reply):

@@ -108,11 +108,11 @@ class Customer:
         heard = hear(intent, self._wishes(), reply)
         if heard.kind == "done" and intent == "find_vehicles" and self._untold():
             heard = Heard("question", self._untold())
+        if heard.kind in ("refused", "gone"):
+            heard = self._refused(gone=heard.kind == "gone")
         if heard.kind == "done":
             at.next_goal()
             return
-        if heard.kind == "refused":
-            heard = self._refused()
         if heard.kind == "proposal" and not at.other_mind and self._choices("mind_"):
             at.other_mind = True
             heard = Heard("changed")
@@ -126,13 +126,13 @@ class Customer:
             return
         at.heard = Heard("unhelpful") if asked_again or agreed_again else heard
 
-    def _refused(self) -> Heard:
-        if self.at.second_choice:
-            return Heard("unhelpful")
-        if self._choices("else_"):
+    def _refused(self, *, gone: bool) -> Heard:
+        """What a refusal leads to: the second choice, or its acceptance where the car is gone or no rate is given."""
+        if self._choices("else_") and not self.at.second_choice:
             self.at.second_choice = True
             return Heard("refused")
-        return Heard("done" if self._intent == "finance_quote" else "unhelpful")
+        accepted = gone or (self._intent == "finance_quote" and not self.at.second_choice)
+        return Heard("done" if accepted else "unhelpful")
 
     def _choices(self, prefix: str) -> list[str]:
         """The slots for which the goal has another choice of this kind."""
