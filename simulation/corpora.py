@@ -152,13 +152,14 @@ def _rows_of(call: Row, settings: CorporaSettings, domain: Domain, left_out: Cou
 
 def _rule_verdict(messages: list[dict[str, str]], call: Row, domain: Domain) -> Row | None:
     """The Evaluator's row for a recorded plan that breaks rules of the domain and nothing else."""
+    frame = messages[-1]["content"]
+    domain = domain.under(domain.changed_in(parse_frame(frame)))
     codes = json.loads(call["violations_json"] or "[]")
     if not codes or not set(codes) <= {rule.code for rule in domain.rules}:
         return None
     styles = [style for style, texts in domain.prompts.items() if texts["planner"] == messages[0]["content"]]
     if not styles:
         return None
-    frame = messages[-1]["content"]
     asked = [*_state_lines(frame), f"plan: {Plan.parse(call['output']).text}"]
     prompt = [
         {"role": "system", "content": domain.prompts[styles[0]]["evaluator"]},

@@ -13,6 +13,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -155,6 +156,7 @@ async def _converse_over_http(
             domain,
             prompts=speaker.prompts,
             temperature=speaker.temperature,
+            switch=partial(client.switch, session),
         )
         if played.status == "error":
             unknown = Assessment(success=False)

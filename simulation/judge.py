@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentmill.agents.asking import derived_seed
+from agentmill.agents.frames import parse_frame
 from agentmill.domains.base import Domain
 from agentmill.models.chat import AgentName, ChatModel, ChatReply, ChatRequest, Message, ModelError, Sampling
 from agentmill.plans.parse import unfenced
@@ -53,15 +54,17 @@ class Judge:
     def __init__(
         self, domain: Domain, model: ChatModel, settings: ModelSettings, *, attempts: int, max_tokens: int
     ) -> None:
+        self.domain = domain
         self.model = model
         self.settings = settings
         self.attempts = attempts
         self.max_tokens = max_tokens
-        self._system = Message(role="system", content=domain.prompts[settings.prompts]["judge"])
 
     async def judge(self, agent: AgentName, prompt: str, output: str, *, seed: int = 0, truth: str = "") -> Judged:
         """Judge the output that `agent` gave for the user frame `prompt`; `truth` is what is known to be right."""
-        messages = (self._system, Message(role="user", content=judge_frame(agent, prompt, output, truth)))
+        domain = self.domain.under(self.domain.changed_in(parse_frame(prompt)))
+        system = Message(role="system", content=domain.prompts[self.settings.prompts]["judge"])
+        messages = (system, Message(role="user", content=judge_frame(agent, prompt, output, truth)))
         problem = "not asked"
         for attempt in range(self.attempts):
             sampling = Sampling(

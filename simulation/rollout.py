@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agentmill.agents.contracts import TurnOutcome
@@ -54,6 +55,7 @@ async def converse(
             team.domain,
             prompts=speaker.prompts,
             temperature=speaker.temperature,
+            switch=partial(team.switch, session),
         )
         world = await team.executor.snapshot(sid)
     finally:

@@ -63,6 +63,7 @@ def turn_row(turn: Turn) -> dict[str, Any]:
     """A turn as a row of TURN_SCHEMA."""
     row = turn.model_dump(mode="json")
     row["violations_json"] = compact(row.pop("violations"))
+    row["switches_json"] = compact(row.pop("switches"))
     return row
 
 

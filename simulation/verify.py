@@ -16,7 +16,7 @@ from agentmill.agents.evaluator import JUDGED, Verdict
 from agentmill.agents.executor import Executor
 from agentmill.agents.frames import parse_frame
 from agentmill.agents.state import DialogueState, Understanding
-from agentmill.domains.base import Domain, Violation
+from agentmill.domains.base import Domain, Json, Violation
 from agentmill.models.chat import AgentName
 from agentmill.plans.check import check
 from agentmill.plans.parse import Plan, PlanError
@@ -39,7 +39,7 @@ class Verifier:
         if agent == "understander":
             return self._understanding_problem(output)
         if agent == "evaluator":
-            return self._verdict_problem(output)
+            return self._verdict_problem(output, self.domain.under(self.domain.changed_in(fields)))
         missing = ungrounded(self.domain, fields, output)
         return f"not grounded: {', '.join(missing)}" if missing else ""
 
@@ -49,14 +49,22 @@ class Verifier:
             parsed = Plan.parse(plan)
         except PlanError:
             return None
+        state = DialogueState.read(parse_frame(frame), self.domain)
         session = f"check-{next(self._numbers)}"
-        facts = await self._executor.open(session, world_seed)
+        facts = await self._opened(session, state, world_seed)
         await self._executor.close(session)
-        return check(parsed, self.domain, DialogueState.read(parse_frame(frame), self.domain), facts)
+        return check(parsed, self.domain, state, facts)
+
+    async def _opened(self, session: str, state: DialogueState, world_seed: int) -> Json:
+        """Open a fresh world in which the business has changed as the state says; returns its facts."""
+        facts = await self._executor.open(session, world_seed)
+        for name in state.switches:
+            facts = await self._executor.switch(session, name)
+        return facts
 
     async def _plan_problem(self, state: DialogueState, code: str, world_seed: int) -> str:
         session = f"verify-{next(self._numbers)}"
-        facts = await self._executor.open(session, world_seed)
+        facts = await self._opened(session, state, world_seed)
         try:
             found = check(Plan.parse(code), self.domain, state, facts)
             if found:
@@ -84,12 +92,12 @@ class Verifier:
                 return f"{name}={value!r} is no value of this entity"
         return ""
 
-    def _verdict_problem(self, output: str) -> str:
+    def _verdict_problem(self, output: str, domain: Domain) -> str:
         try:
             said = Verdict.model_validate_json(output)
         except ValidationError as error:
             return f"no verdict: {error.errors(include_url=False)[0]['msg']}"
-        unknown = set(said.violations) - {rule.code for rule in self.domain.rules} - JUDGED.keys()
+        unknown = set(said.violations) - {rule.code for rule in domain.rules} - JUDGED.keys()
         if unknown:
             return f"violation code {min(unknown)!r} is unknown"
         return "" if said.ok != bool(said.violations) else f"ok={said.ok} contradicts its violations"

@@ -12,7 +12,7 @@ from agentmill.domains.automotive.voice import mentions
 from agentmill.domains.base import CHANGED_REPLY
 
 Kind = Literal[
-    "question", "proposal", "mismatch", "refused", "unhelpful", "done",
+    "question", "proposal", "mismatch", "refused", "gone", "unhelpful", "done",
     "changed", "bargains", "limit", "puzzled", "pushes",
 ]  # fmt: skip
 
@@ -20,9 +20,9 @@ Kind = Literal[
 class Heard(NamedTuple):
     """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong.
 
-    The last five kinds are what the customer makes of a reply: a proposal that they want otherwise (`changed`) or try
-    to better (`bargains`), the refusal of that (`limit`), a question that they do not follow (`puzzled`), and what they
-    push for more at (`pushes`).
+    `gone` is a refusal because the car is. The last five kinds are what the customer makes of a reply: a proposal that
+    they want otherwise (`changed`) or try to better (`bargains`), the refusal of that (`limit`), a question that they
+    do not follow (`puzzled`), and what they push for more at (`pushes`).
     """
 
     kind: Kind
@@ -141,6 +141,8 @@ def hear(intent: str, wishes: dict[str, Any], reply: str) -> Heard:
         return Heard("mismatch", wrong)
     if proposal:
         return Heard("proposal")
+    if intent in ("reserve_vehicle", *SLOTTED) and _GONE.search(reply):
+        return Heard("gone")
     if intent in SLOTTED and not _UNVERIFIED.search(reply):
         return Heard("refused" if _REFUSED.search(reply) else "unhelpful")
     if intent in _DONE and not _UNVERIFIED.search(reply) and not _GONE.search(reply):

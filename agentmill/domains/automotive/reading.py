@@ -10,6 +10,7 @@ from typing import Any
 
 from agentmill.domains.automotive.intents import ENTITIES, INTENTS
 from agentmill.domains.automotive.requests import ORDINALS
+from agentmill.domains.automotive.switches import SWITCHES
 from agentmill.domains.automotive.values import READERS, STOCK, TALK, Values, read_entities
 from agentmill.domains.base import Json
 from agentmill.domains.kit.personas import INJECTION_CUE
@@ -106,5 +107,6 @@ READING = CarReading(
     together=_TOGETHER,
     alone=("find_vehicles", "vehicle_details", "check_booking"),
     talk=TALK,
+    switches=SWITCHES,
 )
 understand = READING.understand

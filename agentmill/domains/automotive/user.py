@@ -160,8 +160,8 @@ class Customer:
         if at.bargain == "open" and heard.kind in ("refused", "done"):
             at.bargain = "over"
             return Heard("limit") if heard.kind == "refused" else heard
-        if heard.kind == "refused":
-            return self._refused()
+        if heard.kind in ("refused", "gone"):
+            return self._refused(gone=heard.kind == "gone")
         if heard.kind == "proposal" and not at.other_mind and self._choices("mind_"):
             at.other_mind = True
             return Heard("changed")
@@ -179,13 +179,13 @@ class Customer:
         """Whether the persona does `what` with the goal at hand."""
         return personas.draws(share, what, self.at.goal, self.goals)
 
-    def _refused(self) -> Heard:
-        if self.at.second_choice:
-            return Heard("unhelpful")
-        if self._choices("else_"):
+    def _refused(self, *, gone: bool) -> Heard:
+        """What a refusal leads to: the second choice, or its acceptance where the car is gone or no rate is given."""
+        if self._choices("else_") and not self.at.second_choice:
             self.at.second_choice = True
             return Heard("refused")
-        return Heard("done" if self._intent == "finance_quote" else "unhelpful")
+        accepted = gone or (self._intent == "finance_quote" and not self.at.second_choice)
+        return Heard("done" if accepted else "unhelpful")
 
     def _choices(self, prefix: str) -> list[str]:
         """The slots for which the goal has another choice of this kind."""

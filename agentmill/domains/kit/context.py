@@ -37,4 +37,3 @@ def profile(goals: Sequence[Goal], personal: Mapping[str, str], own: Json) -> Js
 def _values(goals: Iterable[Goal], slot: str) -> Iterable[str | int]:
     for goal in goals:
         yield from (goal.slots[key] for key in (slot, *(f"{prefix}{slot}" for prefix in _OTHER)) if key in goal.slots)
-

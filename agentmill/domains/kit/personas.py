@@ -42,8 +42,8 @@ PLAIN: dict[str, Persona] = {
 }
 COVERED: dict[str, Persona] = {
     "patient": Persona(
-        "You are in no hurry and never cross: you tell one thing at a time, you wait, you thank, and when something goes "
-        "wrong you say it again.",
+        "You are in no hurry and never cross: you tell one thing at a time, you wait, you thank, and when something "
+        "goes wrong you say it again.",
         patience=4,
         vague_share=0.6,
     ),
@@ -125,7 +125,12 @@ MIXED_MIND = ("Sorry, I mixed that up: {slot}.", "Oh, I had that wrong, it must 
               "Wait, I mixed something up, {slot} it is.")  # fmt: skip
 BARGAINS = ("Could you do {slot}?", "What about {slot}? That suits me better.", "And {slot}, is that possible?",
             "Make it {slot} and we have a deal.", "I was hoping for {slot}.")  # fmt: skip
-ACCEPTS = ("Fine, {slot} then.", "All right, then {slot} as before.", "OK, back to {slot}.", "It was a try. {slot} then.")
+ACCEPTS = (
+    "Fine, {slot} then.",
+    "All right, then {slot} as before.",
+    "OK, back to {slot}.",
+    "It was a try. {slot} then.",
+)
 
 
 def words_of() -> list[str]:

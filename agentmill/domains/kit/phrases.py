@@ -49,10 +49,14 @@ MANNERS: dict[str, Manner] = {
         ("Hi. ", "Well, ", "", "Let me think. "), ("OK. ", "Right, ", "Now, ", ""), ("Hm, ", "Well, ", "", "")
     ),
     "multi_request": Manner(
-        ("In a hurry: ", "Hi, quickly. ", "", "Two things at once. "), ("OK, next. ", "Now, ", "Quickly, ", ""), ("", "OK. ")
+        ("In a hurry: ", "Hi, quickly. ", "", "Two things at once. "),
+        ("OK, next. ", "Now, ", "Quickly, ", ""),
+        ("", "OK. "),
     ),
     "adversarial": Manner(
-        ("Listen. ", "", "Hey. ", "I am in a hurry. "), ("Well. ", "Anyway, ", "Whatever. ", ""), ("Fine. ", "Well, ", "")
+        ("Listen. ", "", "Hey. ", "I am in a hurry. "),
+        ("Well. ", "Anyway, ", "Whatever. ", ""),
+        ("Fine. ", "Well, ", ""),
     ),
     "non_native": Manner(
         ("Hello, sorry for my English. ", "Good day. ", "Hello friend. ", ""),

@@ -6,12 +6,13 @@ frame is the same in both styles.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from agentmill.agents.evaluator import JUDGED
-from agentmill.domains.base import Entity, Intent, Rule, Tool
+from agentmill.domains.base import Domain, Entity, Intent, Prompts, Rule, Tool
 from agentmill.models.chat import AgentName
+from agentmill.plans.rename import with_tools_named
 
 MAX_LISTED = 16
 
@@ -153,6 +154,27 @@ def build_prompts(
         return {agent: text.format(**parts) for agent, text in {**style, **_SHARED}.items()}
 
     return {"brief": texts(_BRIEF), "full": texts(_FULL)}
+
+
+_CHANGED = """
+
+`changes`, if the frame has it, is what the business has changed meanwhile: it goes before everything else here."""
+
+
+def reworded(wording: Wording) -> Callable[[Domain], Prompts]:
+    """What writes the prompts of a domain with switches in force: full ones follow its tables, brief ones stay."""
+
+    def prompts(domain: Domain) -> Prompts:
+        examples = tuple(with_tools_named(example, domain.renames) for example in wording.examples)
+        tables = (domain.entities, domain.intents, domain.tools)
+        texts = build_prompts(replace(wording, examples=examples), *(t.values() for t in tables), domain.rules)
+        changed = {agent: f"{texts['full'][agent]}{_CHANGED}" for agent in (*_FULL, "judge")}
+        return {
+            "brief": {**texts["brief"], "judge": changed["judge"]},
+            "full": {**texts["full"], **changed},
+        }
+
+    return prompts
 
 
 def _intent_line(intent: Intent) -> str:

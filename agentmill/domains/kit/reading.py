@@ -8,12 +8,13 @@ of the entity table, each on what the ones before have left. A pack has the inte
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentmill.domains.base import Entity, Intent, Json, missing_entity
 from agentmill.domains.kit.personas import CORRECTION
 from agentmill.domains.kit.policy import Frame
+from agentmill.domains.switching import Switch, intents_under, names_in
 
 Reader = Callable[[str, Json, str], tuple[Any, str]]  # (text, heard so far, assistant) -> (value or None, rest of text)
 Refer = Callable[[str, Mapping[str, list[Any]]], Json]  # (text, memory) -> what its references stand for
@@ -47,7 +48,7 @@ class Reading:
 
     `cues` name the intents in the order in which they are tried; `together` are the pairs of intents that two clauses
     of one utterance may ask for; a value of an intent in `alone` stands for that intent where no words do; `talk` is
-    what small talk is known by.
+    what small talk is known by. Of the `switches` a frame tells those that make an intent need more entities.
     """
 
     entities: Mapping[str, Entity]
@@ -58,9 +59,14 @@ class Reading:
     together: frozenset[tuple[str, ...]] = frozenset()
     alone: tuple[str, ...] = ()
     talk: re.Pattern[str] = TALK
+    switches: Mapping[str, Switch] = field(default_factory=dict)
 
     def understand(self, frame: Frame) -> Json:
         """The error-free answer: requests, entities heard, confirmation, question back."""
+        if "changes" in frame:
+            names = names_in(self.switches, json.loads(frame["changes"]))
+            rest = {name: text for name, text in frame.items() if name != "changes"}
+            return replace(self, intents=intents_under(self.intents, self.switches, names)).understand(rest)
         text = frame.get("customer", "")
         before = (frame.get("intent", "none"), *filter(None, frame.get("also", "").split(", ")))
         proposed = frame.get("proposed") == "yes"

@@ -42,7 +42,8 @@ READING = Reading(
         ("out_of_scope", cue(f"{OFF_TOPIC_CUE}|{INJECTION_CUE}")),
         ("cancel_hold", cue(r"cancel|do not need|don't need")),
         ("renew_loan", cue(r"renew|extend|keep .+ longer|more time")),
-        ("place_hold", cue(r"(?:place|put|get|want|like|have) (?:a )?hold|reserve|set .+ aside|keep (?:a )?copy|keep it for me")),
+        ("place_hold", cue(
+            r"(?:place|put|get|want|like|have) (?:a )?hold|reserve|set .+ aside|keep (?:a )?copy|keep it for me")),
         ("pay_fine", cue(r"pay|settle")),
         ("my_fines", cue(r"owe|fines|fees")),
         ("my_loans", cue(r"on loan|my loans|have i borrowed|i have borrowed|books do i have|due back")),
