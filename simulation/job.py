@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,7 +49,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Job:
-    """What to run. `errors` says of an output table which of its rows failed, as a list of messages."""
+    """What to run. `errors` says of an output table which of its rows failed, as a list of messages.
+
+    Where a row stands for several `unit`s, the column `weight` of the rows and of the output says for how many.
+    """
 
     label: str
     unit: str
@@ -59,6 +62,7 @@ class Job:
     max_error_share: float
     errors: Callable[[pa.Table], list[str]]
     columns: tuple[str, ...]
+    weight: str = ""
 
     @property
     def out(self) -> Path:
@@ -70,7 +74,13 @@ class Job:
 
     @property
     def total(self) -> int:
+        if self.weight:
+            return self.size(pq.read_table(self.rows, columns=[self.weight]))
         return int(pq.read_metadata(self.rows).num_rows)
+
+    def size(self, table: pa.Table) -> int:
+        """How many units the rows of a table stand for."""
+        return sum(table[self.weight].to_pylist()) if self.weight else int(table.num_rows)
 
 
 def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, batches: bool = False) -> None:
@@ -94,6 +104,16 @@ def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, 
         with _quiet_ray_data(), progress(job.label, job.total, job.unit) as bar, _watching(watch, bar):
             _execute(job, attempt, actor, arguments, pool, batches)
     _check_errors(job, watch)
+
+
+def give_up(stop: str, reason: str) -> NoReturn:
+    """End the whole job from within a worker, because going on makes no sense now; the driver tells `reason`.
+
+    Raises:
+        JobStopped: always.
+    """
+    Path(stop).write_text(reason, encoding="utf-8")
+    raise JobStopped(reason)
 
 
 def heed(stop: str) -> None:
@@ -178,7 +198,13 @@ def _execute(job: Job, attempt: Path, actor: type, arguments: Mapping[str, Any],
 
 def _check_errors(job: Job, watch: "_Watch") -> None:
     watch.look()
+    given_up = job.stop.read_text(encoding="utf-8") if job.stop.exists() else ""
     job.stop.unlink(missing_ok=True)
+    if given_up:
+        raise JobFailed(
+            f"{job.label}: {given_up}; {watch.done:,} of {job.total:,} {job.unit} are done and kept; mend the cause "
+            "and run the same command again, which asks only for what is missing"
+        )
     if len(watch.errors) <= job.max_error_share * job.total:
         return
     share = len(watch.errors) / watch.done
@@ -197,7 +223,7 @@ def _forget_failed(job: Job) -> int:
     for path in output_files(job):
         table = pq.read_table(path, columns=list(job.columns))
         if job.errors(table):
-            rows += table.num_rows
+            rows += job.size(table)
             for entry in _ledger_entries(job):
                 if entry.stem == _stem(path):
                     entry.unlink()
@@ -222,7 +248,7 @@ class _Watch:
             self._seen.add(stem)
             for path in self.job.out.glob(f"{stem}*.parquet"):
                 table = pq.read_table(path, columns=list(self.job.columns))
-                new += table.num_rows
+                new += self.job.size(table)
                 self.errors.extend(self.job.errors(table))
         self.done += new
         if len(self.errors) > self.job.max_error_share * self.job.total:

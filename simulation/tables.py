@@ -16,17 +16,26 @@ from agentmill.domains.base import Scenario
 from agentmill.records import CALL_SCHEMA, CONVERSATION_SCHEMA, SCHEMA_VERSION, TURN_SCHEMA, Call, Conversation, Turn
 from agentmill.runs import RunError
 
+ROW_GROUP = 1024  # so many rows are read at once by what streams
 VERSION_KEY = b"agentmill.schema_version"
 _OF_CALL = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
 REFINED_SCHEMA = pa.schema(
     [
         *(CALL_SCHEMA.field(name) for name in _OF_CALL),
-        ("verdict", pa.string()),
-        ("refined", pa.string()),
-        ("reason", pa.string()),
-        ("criteria_json", pa.string()),
-        ("violations_json", pa.string()),
-        ("judged_as", pa.string()),
+        *(
+            (name, pa.string())
+            for name in (
+                "verdict",
+                "severity",
+                "unjudged_because",
+                "refined",
+                "reason",
+                "criteria_json",
+                "violations_json",
+                "judged_as",
+                "second_verdict",
+            )
+        ),
     ],
     metadata=CALL_SCHEMA.metadata,
 )
@@ -88,7 +97,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     """Write one Parquet file, atomically."""
     part = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, part, compression="zstd")
+    pq.write_table(table, part, compression="zstd", row_group_size=ROW_GROUP)
     part.replace(path)
 
 
@@ -103,7 +112,7 @@ def read_folder(folder: Path, columns: list[str] | None = None) -> pa.Table:
 
 def iter_parts(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The parts of a folder one by one, for what is too large to hold at once."""
-    for path in _parts(folder):
+    for path in part_files(folder):
         yield read_table(path, columns)
 
 
@@ -131,7 +140,12 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
-def _parts(folder: Path) -> list[Path]:
+def part_files(folder: Path) -> list[Path]:
+    """The parts of a folder, in order.
+
+    Raises:
+        RunError: when there are none.
+    """
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         raise RunError(f"{folder}: there are no part-*.parquet files; run the stage that makes them first")
