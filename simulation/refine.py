@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +40,8 @@ _INPUT = pa.schema(
 
 class RefineSettings(Strict):
     """Who judges and how many calls at a time. `attempts` is how often an unreadable judge is asked again."""
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"actors", "in_flight", "block_rows", "max_error_share"})
 
     judge: ModelSettings = ModelSettings()
     attempts: int = Field(2, ge=1)
