@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +23,7 @@ from agentmill.domains.base import Domain, Scenario, load_domain
 from agentmill.models.chat import AgentName
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
-from simulation.job import JobStopped, give_up, heed
+from simulation.job import ActorRange, JobStopped, give_up, heed
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
@@ -34,6 +34,7 @@ from simulation.verify import Place, Verifier, changing
 CHUNK = 256  # so many calls are one row of the job; what a killed worker loses at most of each chunk in flight
 CALL_COLUMNS = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
 KEEP_EVERY_S = 10.0
+GROUPS = 2  # row groups that are kept, because several chunks are in one
 _PARTS = 2
 _TEXT = (
     "call_id", "verdict", "severity", "unjudged_because", "refined", "reason", "criteria_json", "violations_json",
@@ -60,10 +61,13 @@ class RefineSettings(Strict):
     so that the same call is not paid for twice. `gold_cases` are judged for the agreement on a gold set (0: none).
     """
 
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
+        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases"}
+    )
     judge: ModelSettings = ModelSettings()
     attempts: int = Field(2, ge=1)
     max_tokens: int = Field(1024, ge=1)
-    actors: int = Field(2, ge=1)
+    actors: Annotated[int, Field(ge=1)] | ActorRange = 2
     in_flight: int = Field(256, ge=1)
     remembered: int = Field(20_000, ge=1)
     max_error_share: float = Field(0.05, ge=0.0, le=1.0)
@@ -86,11 +90,17 @@ class Chunk:
     offset: int
     count: int
 
-    def read(self, folder: Path, columns: Sequence[str] = CALL_COLUMNS) -> pa.Table:
-        """The chunk's calls of trained agents, in order."""
-        table = pq.ParquetFile(folder / "calls" / self.part).read_row_group(self.group, columns=list(columns))
+    def read(self, folder: Path, groups: "Groups") -> pa.Table:
+        """The chunk's calls of trained agents, in order; `groups` holds the row groups that were read last."""
+        table = groups.get((self.part, self.group))
+        if table is None:
+            file = pq.ParquetFile(folder / "calls" / self.part)
+            table = groups.put((self.part, self.group), file.read_row_group(self.group, columns=list(CALL_COLUMNS)))
         table = table.slice(self.offset, self.count)
         return table.filter(pa.array([agent in TRAINABLE for agent in table["agent"].to_pylist()]))
+
+
+Groups = Remembered[pa.Table]
 
 
 class Conversations:
@@ -140,6 +150,7 @@ class Refiner:
         second = settings.second_look
         self.second = _Asker(self.domain, settings, second.model, seed, stop) if second else None
         self.conversations = Conversations(self.folder, self.domain)
+        self._groups = Groups(GROUPS)
         self._opening = asyncio.Lock()
         self._verifier: Verifier | None = None
 
@@ -152,7 +163,7 @@ class Refiner:
         heed(self.stop)
         await self._opened()
         chunk = Chunk(row["part"], row["group"], row["offset"], row["count"])
-        calls = chunk.read(self.folder).to_pylist()
+        calls = chunk.read(self.folder, self._groups).to_pylist()
         file = self.kept / f"{row['chunk']}.parquet"
         verdicts = await self._judged(calls, chunk.part, file)
         failed = [verdict["reason"] for verdict in verdicts if verdict["failed"]]

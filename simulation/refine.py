@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,9 +24,10 @@ from agentmill.domains.base import Domain, load_domain
 from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation import agreement
+from simulation.claim import claim
 from simulation.job import Job, Pool, output_files, run_job
 from simulation.judge import TRAINABLE
-from simulation.judging import CALL_COLUMNS, CHUNK, Chunk, Refiner, RefineSettings, unpacked
+from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
 from simulation.models import build_model
 from simulation.tables import REFINED_SCHEMA, part_files, write_table
 
@@ -51,6 +53,7 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     """Refine, or go on where an earlier attempt stopped; records `refine.*`.
 
     Raises:
+        OtherWork: when an earlier attempt of another configuration left unfinished work.
         JobFailed: when the judge failed on more calls than `max_error_share` allows, or was away for too long.
     """
     began = time.monotonic()
@@ -60,7 +63,9 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     work = run.path("refine", ".work")
     work.mkdir(parents=True, exist_ok=True)
     rows = work / "rows.parquet"
-    write_chunks(run, rows, _variant(run, settings, pack, seed))
+    deciding = _made_with(run, settings, pack, seed)
+    claim(work, deciding, "refine")
+    write_chunks(run, rows, digest_json(deciding))
     job = Job(
         "refine", "calls", rows, work, "chunk", settings.max_error_share, _failures, ("error", "failed", "calls"),
         weight="calls",
@@ -72,11 +77,12 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
         "folder": str(run.path("simulate")),
         "work": str(work),
     }
-    run_job(job, Refiner, arguments, Pool(settings.actors, 1, settings.in_flight // CHUNK + 2))
+    done = run_job(job, Refiner, arguments, Pool(settings.actors, 1, settings.in_flight // CHUNK + 2))
     tally = _write_all(run, job)
     gold = agreement.judge_gold(run, settings, pack, seed)
     shutil.rmtree(work)
     _record(run, tally, time.monotonic() - began)
+    run.record("refine.worker_peak_mib", done.worker_peak_mib, unit="MiB")
     agreement.record(run, gold, list(tally.second.values()), pack)
 
 
@@ -98,18 +104,17 @@ def write_chunks(run: Run, path: Path, variant: str) -> None:
     write_table(pa.Table.from_pylist(rows, schema=_CHUNK_SCHEMA), path)
 
 
-def _variant(run: Run, settings: RefineSettings, domain: Domain, seed: int) -> str:
-    """The digest of all that decides a verdict: which simulation, who judges, how, and by which prompt."""
+def _made_with(run: Run, settings: RefineSettings, domain: Domain, seed: int) -> dict[str, Any]:
+    """All that decides a verdict: which simulation, who judges, how, and by which prompt."""
     simulated = run.completed("simulate")
-    second = settings.second_look
-    return digest_json(
-        [
-            simulated.digest if simulated else None,
-            [domain.name, seed, settings.attempts, settings.max_tokens],
-            [settings.judge.identity, domain.prompts[settings.judge.prompts]["judge"]],
-            [second.model.identity, domain.prompts[second.model.prompts]["judge"], second.share] if second else None,
-        ]
-    )
+    judges = [settings.judge, *([settings.second_look.model] if settings.second_look else ())]
+    return {
+        "domain": domain.name,
+        "seed": seed,
+        "simulate": simulated.digest if simulated else None,
+        "refine": settings.deciding(),
+        "prompts": digest_json([domain.prompts[judge.prompts]["judge"] for judge in judges]),
+    }
 
 
 def _failures(table: pa.Table) -> list[str]:
@@ -120,7 +125,7 @@ def _failures(table: pa.Table) -> list[str]:
 
 def _write_all(run: Run, job: Job) -> Tally:
     """Write a row for each call, part by part and chunk by chunk, and count what was said."""
-    tally = Tally()
+    tally, groups = Tally(), Groups(GROUPS)
     folder = run.path("simulate")
     where = {c: path for path in output_files(job) for c in pq.read_table(path, columns=["chunk"])["chunk"].to_pylist()}
     with atomic_dir(run.path("refine", "calls")) as target:
@@ -129,7 +134,7 @@ def _write_all(run: Run, job: Job) -> Tally:
                 for name, chunk in chunks:
                     row = _result(where[name], name)
                     verdicts = unpacked(row["verdicts"])
-                    table = _joined(chunk.read(folder), verdicts)
+                    table = _joined(chunk.read(folder, groups), verdicts)
                     writer.write_table(table)
                     _count(tally, table, verdicts)
                     tally.outages += row["outages"]
@@ -146,7 +151,7 @@ def _by_part(rows: Path) -> Iterator[tuple[str, list[tuple[str, Chunk]]]]:
     yield from parts.items()
 
 
-def _result(path: Path, name: str) -> dict[str, object]:
+def _result(path: Path, name: str) -> dict[str, Any]:
     return next(row for row in pq.read_table(path).to_pylist() if row["chunk"] == name)
 
 

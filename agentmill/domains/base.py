@@ -296,7 +296,7 @@ class GoldCase:
     mistake: str = ""
 
 
-ScenarioSource = Callable[[int, int, str], list[Scenario]]  # (count, seed, split)
+ScenarioSource = Callable[[int, int, str], Sequence[Scenario]]  # (count, seed, split); may be drawn when looked at
 ALL = "all"
 CHANGED_REPLY = "That is done. I cannot put the details into words now: ask for a person, and a colleague gives them."
 
