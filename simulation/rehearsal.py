@@ -19,7 +19,8 @@ from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Call
 from simulation.judge import TRAINABLE, Judge
 from simulation.models import ModelSettings
-from simulation.rollout import Rolled, converse
+from simulation.rolled import Rolled
+from simulation.rollout import converse
 from simulation.verify import ungrounded
 
 PER_INTENT, MORE = 6, 60

@@ -7,6 +7,7 @@ for students that are too small for more.
 """
 
 import random
+from collections.abc import Sequence
 
 from agentmill.domains.automotive.dealings import AllGoals
 from agentmill.domains.automotive.goals import CoreGoals
@@ -20,7 +21,7 @@ PERSONAS = ("plain", "terse", "chatty", "polite", "hesitant")
 _POINTING_SHARE = 0.3
 
 
-def generate(count: int, seed: int, split: str) -> list[Scenario]:
+def generate(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """`count` scenarios of a split ("train" or "heldout") over all intents.
 
     Raises:
@@ -29,12 +30,12 @@ def generate(count: int, seed: int, split: str) -> list[Scenario]:
     return _drawn(count, seed, split, "all", AllGoals)
 
 
-def generate_core(count: int, seed: int, split: str) -> list[Scenario]:
+def generate_core(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """The same over the core intents only."""
     return _drawn(count, seed, split, "core", CoreGoals)
 
 
-def _drawn(count: int, seed: int, split: str, mix: str, goals: type[CoreGoals]) -> list[Scenario]:
+def _drawn(count: int, seed: int, split: str, mix: str, goals: type[CoreGoals]) -> Sequence[Scenario]:
     def draw(rng: random.Random, world_seed: int) -> tuple[str, list[Goal]]:
         persona = rng.choice(PERSONAS)
         if goals is AllGoals and rng.random() < _POINTING_SHARE:

@@ -74,8 +74,8 @@ def _made(domain: Domain, planned: list[Plan]) -> Iterator[Finding]:
     first: dict[str, Plan] = {}
     for plan in planned:
         first.setdefault(found(domain.switches, plan[1].name)[0].name, plan)
-    for scenario, plan in first.values():
-        switch, value = found(domain.switches, plan.name)
+    for scenario, chosen in first.values():
+        switch, value = found(domain.switches, chosen.name)
         if switch.apply is None:
             continue
         about, seed = f"switch {switch.name}", scenario.world_seed
@@ -85,7 +85,7 @@ def _made(domain: Domain, planned: list[Plan]) -> Iterator[Finding]:
                 switch.apply(one, value)
                 one.commit()
             except Exception as error:  # noqa: BLE001  (the pack's code is not ours, and its faults are what is looked for)
-                told = f"it cannot be made in the world of scenario {scenario.sid}, which plans {plan.name}"
+                told = f"it cannot be made in the world of scenario {scenario.sid}, which plans {chosen.name}"
                 yield Finding(about, f"{told}: {type(error).__name__}: {error}; mend either")
                 continue
             if shown(two) != before:

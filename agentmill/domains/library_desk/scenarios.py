@@ -7,6 +7,7 @@ the library must refuse is a goal too: its end state is that the refusal was loo
 """
 
 import random
+from collections.abc import Sequence
 
 from agentmill.domains.base import Goal, Json, Scenario
 from agentmill.domains.kit.phrases import MANNERS
@@ -33,7 +34,7 @@ WISHES = {
 _ASIDE_SHARE, _WRONG_PIN_SHARE, _REFUSED_SHARE, _SECOND_SHARE, _CHANGED_SHARE = 0.1, 0.1, 0.3, 0.6, 0.12
 
 
-def generate(count: int, seed: int, split: str) -> list[Scenario]:
+def generate(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """`count` scenarios of a split ("train" or "heldout").
 
     Raises:

@@ -98,7 +98,7 @@ class _Ground:
     def _another_book(self, goal: Goal) -> str:
         """A book that can be set aside for the reader and that no goal is about."""
         card = goal.slots["card"]
-        taken = {row.book for row in (*self.data.loans_of(card), *self.data.holds_of(card))}
+        taken = {loan.book for loan in self.data.loans_of(card)} | {hold.book for hold in self.data.holds_of(card)}
         taken |= {book for other in self.goals for book in _books(other)}
         free = [b.book for b in self.data.books if b.lendable and self.data.free(b) and b.book not in taken]
         return self.rng.choice(free)
