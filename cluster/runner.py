@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentmill.config import differences
 from agentmill.lineage import require_memory
 from agentmill.log import duration, say
 from agentmill.runs import Run, RunError, atomic_write_text, digest_json, now
 from cluster.config import RunConfig
-from cluster.stages import MISSING, STAGES, Stage, differences, inputs_of, stage_named
+from cluster.stages import MISSING, STAGES, Stage, inputs_of, stage_named
 
 BEAT_S = 5.0
 

@@ -6,7 +6,7 @@ as far as the model itself is deterministic, so the identity goes into the diges
 """
 
 import os
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,8 @@ class ModelSettings(Strict):
     `api_key_env` names the environment variable that holds the key: the key itself is never in a configuration.
     `grammars=false` keeps a Planner's grammar from an endpoint that refuses fields which it does not know.
     """
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"timeout_s", "api_key_env"})
 
     kind: Literal["expert", "endpoint"] = "expert"
     url: str = ""
@@ -45,6 +47,11 @@ class ModelSettings(Strict):
     def prompts(self) -> str:
         """The style of system prompt that this model needs: the expert knows its work, another model is told it."""
         return "brief" if self.kind == "expert" else "full"
+
+    @property
+    def server(self) -> str:
+        """Which server's limits hold for it: one model of one address."""
+        return f"{self.url} {self.name}"
 
     @property
     def identity(self) -> str:

@@ -297,8 +297,22 @@ class Assessment(BaseModel):
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class GoldCase:
+    """A prompt with an output whose verdict is known: right where `mistake` is "", else wrong in that way.
+
+    `right` is the output as it should be. It shows how far a judge can be trusted.
+    """
+
+    agent: AgentName
+    frame: str
+    output: str
+    right: str
+    mistake: str = ""
+
+
 Prompts = Mapping[str, Mapping[AgentName, str]]  # style ("brief", "full") -> agent -> static system text
-ScenarioSource = Callable[[int, int, str], list[Scenario]]  # (count, seed, split)
+ScenarioSource = Callable[[int, int, str], Sequence[Scenario]]  # (count, seed, split); may be drawn when looked at
 ALL = "all"
 CHANGED_REPLY = "That is done. I cannot put the details into words now: ask for a person, and a colleague gives them."
 
@@ -330,6 +344,10 @@ class Domain:
     mixes: Mapping[str, ScenarioSource] = field(default_factory=dict)  # narrower choices of scenarios, by name
     coverage: "Coverage | None" = None  # what the mix `coverage` is drawn to cover
     attacks: Callable[[], Sequence[Attack]] = tuple  # what `agentmill redteam` plays
+    gold: Callable[[AgentName, str, int], Sequence[GoldCase]] | None = None  # (agent, user frame, seed) -> known cases
+    heard: Callable[[str, Sequence[str], str], Json] | None = (
+        None  # (utterance, requests so far, the assistant's last reply) -> its understanding, for the fidelity checks
+    )
     switches: Mapping[str, "Switch"] = field(default_factory=dict)  # how the business may change meanwhile, by name
     reworded: Callable[["Domain"], Prompts] | None = None  # the prompts once switches are in force; None: they stay
     renames: Mapping[str, str] = field(default_factory=dict)  # what tools are called by now, by the pack's names

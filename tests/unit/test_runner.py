@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from agentmill import lineage
+from agentmill.config import differences
 from agentmill.errors import UserError
 from agentmill.lineage import MemoryShortage
 from agentmill.runs import Run, RunError
 from cluster import runner, stages
 from cluster.config import RunConfig
 from cluster.runner import decide, execute, lock, read_attempt, select
-from cluster.stages import STAGES, Stage, code_digest, differences, stage_named
+from cluster.stages import STAGES, Stage, code_digest, stage_named
 
 Work = Callable[[Run, RunConfig], None]
 

@@ -5,6 +5,7 @@ a change of the business of its kind. `GAPS` names every combination that cannot
 """
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from agentmill.domains.automotive.bent import BARGAINS, CHANGEABLE, PAIRS, CoverageGoals
@@ -17,7 +18,7 @@ from agentmill.domains.automotive.switches import SWITCHES
 from agentmill.domains.base import Goal, Json, PlannedSwitch, Scenario
 from agentmill.domains.coverage import NO_SWITCH, Cell, Coverage, Gap, difficulty_of
 from agentmill.domains.kit.personas import COVERED
-from agentmill.domains.kit.scenarios import Drawn, drawn
+from agentmill.domains.kit.scenarios import Content, drawn
 from agentmill.domains.switching import KINDS, found
 
 BARGAINED = (
@@ -65,18 +66,18 @@ COVERAGE = Coverage(
 _TRIES = 300
 
 
-def generate_coverage(count: int, seed: int, split: str) -> list[Scenario]:
+def generate_coverage(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """`count` scenarios of a split, evenly over the cells of `COVERAGE`, each with all of its context vectors.
 
     Raises:
         ValueError: for another split than "train" and "heldout".
     """
 
-    def draw(rng: random.Random, world_seed: int, index: int) -> Drawn:
+    def draw(rng: random.Random, world_seed: int, index: int) -> Content:
         cell, data = COVERAGE.cell(f"automotive {split} {seed}", index), world_data(world_seed)
         goals, switches, customer = found_for(rng, world_seed, cell)
         situation, topic = topic_of(rng, goals)
-        return Drawn(
+        return Content(
             persona=cell.persona,
             goals=goals,
             topic=topic,

@@ -111,7 +111,9 @@ class _Ground:
             if self._vehicle(stock).status == "available" and not reserved:
                 yield Planned("drives_of_available_cars", place, goal, place + 1)
         driver = self._driver()
-        for place, goal, _ in self._changing("moved") if driver else ():
+        for place, goal, _ in self._changing("moved"):
+            if driver is None:
+                break
             person = {"name": driver.name, "licence": driver.licence}
             shown = {"activities": [{"tool": "verify_licence", "arguments": person}]}
             changed = _with(goal, {**goal.slots, **person}, {**goal.expect, **shown})

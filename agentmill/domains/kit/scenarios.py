@@ -1,10 +1,15 @@
-"""How scenarios are drawn in every pack: reproducibly, one by one, held-out ones in worlds of their own."""
+"""How scenarios are drawn in every pack: reproducibly, one by one, held-out ones in worlds of their own.
+
+`Drawn` is a sequence that makes a scenario when it is looked at and keeps none, so that a simulation can draw hundreds
+of thousands in constant memory, and any part of them without those before it.
+"""
 
 import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from agentmill.domains.base import Difficulty, Goal, Json, PlannedSwitch, Scenario
 
@@ -12,7 +17,7 @@ TURNS, TURNS_A_GOAL = 12, 5
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Content:
     """What one scenario is about. The context vectors are empty where a mix has none."""
 
     persona: str
@@ -24,12 +29,12 @@ class Drawn:
     switches: tuple[PlannedSwitch, ...] = ()
 
 
-Draw = Callable[[random.Random, int, int], Drawn]  # (generator, world_seed, index) -> what it is about
+Draw = Callable[[random.Random, int, int], Content]  # (generator, world_seed, index) -> what it is about
 
 
 def drawn(
     count: int, seed: int, split: str, *, label: str, worlds: Mapping[str, Sequence[int]], draw: Draw
-) -> list[Scenario]:
+) -> Sequence[Scenario]:
     """`count` scenarios of a split; scenario i depends on (label, split, seed, i) only. `worlds` are seeds by split.
 
     Raises:
@@ -38,7 +43,31 @@ def drawn(
     if split not in worlds:
         known = " or ".join(f'"{name}"' for name in worlds)
         raise ValueError(f"split={split!r} is unknown: scenarios are made for {known}")
-    return [_scenario(f"{label} {split} {seed} {index}", index, split, worlds[split], draw) for index in range(count)]
+    return Drawn(count, lambda i: _scenario(f"{label} {split} {seed} {i}", i, split, worlds[split], draw))
+
+
+class Drawn(Sequence[Scenario]):
+    """Scenarios 0 to `count` - 1, each made by `draw(i)` whenever it is asked for; equal to a list of the same."""
+
+    def __init__(self, count: int, draw: Callable[[int], Scenario]) -> None:
+        self._count, self._draw = count, draw
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Scenario: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Scenario]: ...
+    def __getitem__(self, index: int | slice) -> Scenario | list[Scenario]:
+        if isinstance(index, slice):
+            return [self._draw(i) for i in range(self._count)[index]]
+        return self._draw(range(self._count)[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(other) == len(self) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _scenario(label: str, index: int, split: str, worlds: Sequence[int], draw: Draw) -> Scenario:

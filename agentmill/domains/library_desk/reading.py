@@ -9,6 +9,7 @@ from agentmill.domains.kit.personas import INJECTION_CUE
 from agentmill.domains.kit.phrases import OFF_TOPIC_CUE
 from agentmill.domains.kit.reading import Reading, choice_reader, cue, ordinal, pattern_reader, when_asked
 from agentmill.domains.library_desk.intents import DAYS, ENTITIES, INTENTS, SUBJECTS
+from agentmill.domains.library_desk.switches import SWITCHES
 
 _ALL_OF_IT = cue(r"all of it|the whole amount|everything i owe")
 _AUTHOR = re.compile(r"\b(?:by|meant|said|be|is) ((?:[^\W\d_a-z][\w'’\-]* )+[^\W\d_a-z][\w'’\-]*)")
@@ -75,4 +76,5 @@ READING = Reading(
         )
     ),
     alone=("find_books", "book_details"),
+    switches=SWITCHES,
 )  # fmt: skip

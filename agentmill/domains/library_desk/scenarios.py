@@ -7,10 +7,11 @@ the library must refuse is a goal too: its end state is that the refusal was loo
 """
 
 import random
+from collections.abc import Sequence
 
 from agentmill.domains.base import Goal, Json, Scenario
 from agentmill.domains.kit.phrases import PLAIN_MANNERS
-from agentmill.domains.kit.scenarios import Drawn, drawn
+from agentmill.domains.kit.scenarios import Content, drawn
 from agentmill.domains.library_desk.intents import DAYS, FREE_TEXT_INTENTS
 from agentmill.domains.library_desk.seed import (
     HELDOUT_SEEDS,
@@ -34,7 +35,7 @@ WISHES = {
 _ASIDE_SHARE, _WRONG_PIN_SHARE, _REFUSED_SHARE, _SECOND_SHARE, _CHANGED_SHARE = 0.1, 0.1, 0.3, 0.6, 0.12
 
 
-def generate(count: int, seed: int, split: str) -> list[Scenario]:
+def generate(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """`count` scenarios of a split ("train" or "heldout").
 
     Raises:
@@ -43,8 +44,8 @@ def generate(count: int, seed: int, split: str) -> list[Scenario]:
     return drawn(count, seed, split, label="library_desk scenario", worlds=WORLDS, draw=_draw)
 
 
-def _draw(rng: random.Random, world_seed: int, index: int) -> Drawn:
-    return Drawn(rng.choice(PLAIN_MANNERS), ReaderGoals(rng, world_data(world_seed)).draw())
+def _draw(rng: random.Random, world_seed: int, index: int) -> Content:
+    return Content(rng.choice(PLAIN_MANNERS), ReaderGoals(rng, world_data(world_seed)).draw())
 
 
 class ReaderGoals:
