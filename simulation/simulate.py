@@ -27,6 +27,7 @@ from agentmill.log import duration, progress, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation.claim import claim
 from simulation.index import Index, read_rows
+from simulation.diversity import record_coverage
 from simulation.job import ActorRange, Job, Pool, run_job
 from simulation.models import ModelSettings, build_model
 from simulation.parallel import in_parallel
@@ -95,6 +96,7 @@ def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettin
         run.record("simulate.worker_peak_mib", done.worker_peak_mib, unit="MiB")
     shutil.rmtree(work, ignore_errors=True)
     _record(run, time.monotonic() - began)
+    record_coverage(run, pack)
 
 
 def _errors(table: pa.Table) -> list[str]:

@@ -48,6 +48,12 @@ class Gap:
         named = (self.intents, self.personas, self.difficulties, self.switches)
         return all(not values or value in values for values, value in zip(named, cell, strict=True))
 
+    def told(self) -> str:
+        """The gap in words, with the axes that it names."""
+        named = (self.intents, self.personas, self.difficulties, self.switches)
+        parts = [f"{axis} {', '.join(values)}" for axis, values in zip(AXES, named, strict=True) if values]
+        return f"{'; '.join(parts)}: {self.why}"
+
 
 @dataclass(frozen=True)
 class Coverage:

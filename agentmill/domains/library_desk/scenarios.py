@@ -175,7 +175,8 @@ class ReaderGoals:
         """A hold on a book, or on the other one that is taken instead; nothing but checks where none is possible."""
         slots = {"book": book.book, **self._identity, **other}
         wanted = str(next(iter(other.values()), book.book))
-        possible = not self._barred() and wanted in {free.book for free in self.free}
+        there = {book.book for book in self.data.books if book.lendable and self.data.free(book)}
+        possible = not self._barred() and wanted in there
         checks: Json = {"activities": [_call("check_copy", {"book": book.book}), _call("check_account", self._card)]}
         made: Json = {"holds": {"book": wanted, **self._card}}
         return Goal(intent="place_hold", slots=slots, expect=made if possible else checks)
