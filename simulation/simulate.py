@@ -26,8 +26,8 @@ from agentmill.domains.base import ALL, load_domain
 from agentmill.log import duration, progress, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation.claim import claim
-from simulation.index import Index, read_rows
 from simulation.diversity import record_coverage
+from simulation.index import Index, read_rows
 from simulation.job import ActorRange, Job, Pool, run_job
 from simulation.models import ModelSettings, build_model
 from simulation.parallel import in_parallel
