@@ -300,7 +300,7 @@ class _Watch:
         self.done = 0
         self.errors: list[str] = []
         self._bar: Progress | None = None
-        self._began, self._written = time.monotonic(), 0.0
+        self._began, self._written = 0.0, 0.0
         for path in output_files(job):
             self.done += pq.read_metadata(path).num_rows
             self.errors.extend(_errors_in(job, path))
@@ -314,15 +314,17 @@ class _Watch:
 
     def add(self, block: pa.Table) -> None:
         """Count finished blocks, as the workers tell them."""
-        new = int(pc.sum(block["rows"]).as_py() or 0)
+        new, now = int(pc.sum(block["rows"]).as_py() or 0), time.monotonic()
         self.done += new
         self.errors += [error for errors in block["errors"].to_pylist() for error in errors]
-        rate = (self.done - self._before) / max(1e-3, time.monotonic() - self._began)
+        if not self._began:  # the rate is that of workers that have started
+            self._began, self._before = now, self.done
+        rate = (self.done - self._before) / max(now - self._began, 1e-3)
         if self._bar is not None:
-            left = duration((self.job.total - self.done) / max(rate, 1e-9))
-            self._bar.advance(new, per_s=rate, left=left, errors=len(self.errors))
-        if time.monotonic() - self._written > _STATE_EVERY_S:
-            self._written = time.monotonic()
+            left = {"left": duration((self.job.total - self.done) / rate)} if rate else {}
+            self._bar.advance(new, per_s=rate, **left, errors=len(self.errors))
+        if now - self._written > _STATE_EVERY_S:
+            self._written = now
             state = {"done": self.done, "total": self.job.total, "unit": self.job.unit, "failed": len(self.errors)}
             atomic_write_text(self.job.work / "state.json", json.dumps({**state, "per_s": round(rate, 2)}))
         self._stop_at_too_many()
