@@ -49,6 +49,11 @@ class ModelSettings(Strict):
         return "brief" if self.kind == "expert" else "full"
 
     @property
+    def server(self) -> str:
+        """Which server's limits hold for it: one model of one address."""
+        return f"{self.url} {self.name}"
+
+    @property
     def identity(self) -> str:
         """What distinguishes this model's answers from another's."""
         if self.kind == "expert":
