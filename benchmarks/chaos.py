@@ -12,10 +12,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import pyarrow.parquet as pq
@@ -115,7 +116,6 @@ class Command:
             "  teacher: {mistake_rate: 0.1}\n  in_flight: 16\n  block_rows: 4\n",
             encoding="utf-8",
         )
-        self._rows: dict[str, int] = {}
 
     @property
     def root(self) -> Path:
@@ -141,25 +141,7 @@ class Command:
 
     def finished(self) -> int:
         """How many conversations are on disk."""
-        for path in (self.root / "simulate" / ".work" / "out").glob("*.parquet"):
-            if path.name not in self._rows:
-                self._rows[path.name] = pq.read_metadata(path).num_rows
-        return sum(self._rows.values())
-
-    def wait_for(self, share: float, process: subprocess.Popen[bytes]) -> None:
-        """Until so much is finished.
-
-        Raises:
-            ChaosFailed: when the process ends before.
-        """
-        deadline = time.monotonic() + _WAIT_S
-        while self.finished() < share * self.conversations:
-            if process.poll() is not None:
-                self.finish(process)
-                raise ChaosFailed(f"{self.name}: it ended before all kills; give more --conversations or fewer --kills")
-            if time.monotonic() > deadline:
-                raise ChaosFailed(f"{self.name}: {share:.0%} were not finished within {_WAIT_S:g} s")
-            time.sleep(_POLL_S)
+        return finished_rows(self.root / "simulate" / ".work")
 
 
 def disturb(run: Command, kills: Sequence[Kill], rng: random.Random) -> int:
@@ -167,7 +149,7 @@ def disturb(run: Command, kills: Sequence[Kill], rng: random.Random) -> int:
     process, starts = run.start(), 1
     try:
         for kill in kills:
-            run.wait_for(kill.share, process)
+            wait_until(partial(_has_finished, run, kill.share), process)
             if kill.target == "driver":
                 process.kill()
                 process.wait()
@@ -183,7 +165,34 @@ def disturb(run: Command, kills: Sequence[Kill], rng: random.Random) -> int:
     return starts
 
 
-def kill_worker(driver: subprocess.Popen[bytes], rng: random.Random) -> None:
+def _has_finished(run: Command, share: float) -> bool:
+    return run.finished() >= share * run.conversations
+
+
+def finished_rows(work: Path) -> int:
+    """How many rows of a job are on disk."""
+    return sum(pq.read_metadata(path).num_rows for path in (work / "out").glob("*.parquet"))
+
+
+def wait_until(so: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Wait until something is so, while a process runs.
+
+    Raises:
+        ChaosFailed: when the process ends before, or nothing happens for too long.
+    """
+    deadline = time.monotonic() + _WAIT_S
+    while not so():
+        if process.poll() is not None:
+            raise ChaosFailed(
+                f"the run ended with code {process.returncode} before all kills; where it did not fail, give more "
+                "--conversations or fewer --kills"
+            )
+        if time.monotonic() > deadline:
+            raise ChaosFailed(f"what was waited for did not happen within {_WAIT_S:g} s")
+        time.sleep(_POLL_S)
+
+
+def kill_worker(driver: subprocess.Popen[Any], rng: random.Random) -> None:
     """SIGKILL one of the driver's workers that play conversations; waits until there is one."""
     deadline = time.monotonic() + _WAIT_S
     while driver.poll() is None and time.monotonic() < deadline:

@@ -20,10 +20,10 @@ from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Conversation
 from simulation.conversation import Played, play
 from simulation.fidelity import user_errors
-from simulation.job import heed
 from simulation.models import ModelSettings, build_model
 from simulation.rolled import Rolled, pack
 from simulation.tables import compact
+from simulation.worker import heed
 
 SANDBOX_PROCESSES = 1
 

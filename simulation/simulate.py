@@ -27,13 +27,14 @@ from agentmill.log import duration, progress, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation.claim import claim
 from simulation.index import Index, read_rows
-from simulation.job import ActorRange, Job, Pool, run_job
+from simulation.job import run_job
 from simulation.models import ModelSettings, build_model
 from simulation.parallel import in_parallel
 from simulation.rolled import unpack
 from simulation.rollout import Rollout
 from simulation.scenarios import draw_scenarios, made_with, read_sids, write_scenarios
 from simulation.tables import iter_parts, read_folder, write_table
+from simulation.work import ActorRange, Job, Pool
 
 FOLDERS = ("conversations", "timings", "turns", "calls")  # calls are moved into place first, conversations last
 PART = 256  # conversations in one file of each folder, and in memory at a time
