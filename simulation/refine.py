@@ -28,6 +28,7 @@ from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation.job import Job, Pool, heed, output_files, run_job
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
+from simulation.pacing import Flows, forget_flows, record_flows
 from simulation.tables import REFINED_SCHEMA, compact, iter_parts, prompt_of, scenarios_by_sid, write_table
 from simulation.verify import Verifier
 
@@ -66,7 +67,9 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     rows = work / "rows.parquet"
     job = Job("refine", "calls", rows, work, "call_id", settings.max_error_share, _failures, ("error",))
     pool = Pool(settings.actors, settings.block_rows, max(1, settings.in_flight // settings.block_rows))
+    forget_flows(work)
     run_job(job, Refiner, {"domain": domain, "settings": settings, "seed": seed}, pool, batches=True)
+    record_flows(run, "refine", work)
     counts = _write_all(run, job, owners)
     shutil.rmtree(work)
     _record(run, counts, len(set(owners.values())), time.monotonic() - began)
@@ -78,7 +81,8 @@ class Refiner:
     def __init__(self, domain: str, settings: RefineSettings, seed: int, stop: str) -> None:
         self.stop = stop
         self.domain = load_domain(domain)
-        model = build_model(settings.judge, self.domain)
+        self.flows = Flows(settings.in_flight, stop)
+        model = self.flows.paced("judge", settings.judge, self.domain)
         self.judge = Judge(
             self.domain, model, settings.judge, attempts=settings.attempts, max_tokens=settings.max_tokens
         )
@@ -91,6 +95,7 @@ class Refiner:
         heed(self.stop)
         verifier = await self._opened()
         rows = await asyncio.gather(*(self._refined(verifier, row) for row in block.to_pylist()))
+        self.flows.note()
         return pa.Table.from_pylist(rows, schema=_output_schema())
 
     async def _refined(self, verifier: Verifier, row: dict[str, Any]) -> dict[str, Any]:
