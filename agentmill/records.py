@@ -68,7 +68,10 @@ class Turn(BaseModel):
 
 
 class Conversation(BaseModel):
-    """One finished conversation. `world_json` is the final snapshot of the world; `success` the domain's assessment."""
+    """One finished conversation. `world_json` is the final snapshot of the world; `success` the domain's assessment.
+
+    `user_errors` are the user simulator's own mistakes, by the codes of `simulation.fidelity`.
+    """
 
     sid: str
     scenario_json: str
@@ -76,6 +79,7 @@ class Conversation(BaseModel):
     error: str = ""
     success: bool
     reasons: tuple[str, ...]
+    user_errors: tuple[str, ...] = ()
     turns: int
     calls: int
     world_json: str
@@ -104,7 +108,8 @@ TURN_SCHEMA = pa.schema(
 CONVERSATION_SCHEMA = pa.schema(
     [
         ("sid", _STR), ("scenario", _STR), ("split", _STR), ("world_seed", pa.int64()), ("scenario_json", _STR),
-        ("status", _STR), ("error", _STR), ("success", _BOOL), ("reasons_json", _STR), ("turns", _INT),
+        ("status", _STR), ("error", _STR), ("success", _BOOL), ("reasons_json", _STR),
+        ("user_errors_json", _STR), ("turns", _INT),
         ("calls", _INT), ("world_json", _STR),
     ],
     metadata=_METADATA,

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -82,7 +82,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Job:
-    """What to run. `errors` says of an output table with `columns` which of its rows failed, as a list of messages."""
+    """What to run. `errors` says of an output table with `columns` which of its rows failed, as a list of messages.
+
+    Where a row stands for several `unit`s, its column `weight` says for how many; `errors` gives a message for each.
+    """
 
     label: str
     unit: str
@@ -92,6 +95,7 @@ class Job:
     max_error_share: float
     errors: Callable[[pa.Table], list[str]]
     columns: tuple[str, ...]
+    weight: str = ""
 
     @property
     def out(self) -> Path:
@@ -103,7 +107,13 @@ class Job:
 
     @property
     def total(self) -> int:
-        return int(pq.read_metadata(self.rows).num_rows)
+        return self.units(self.rows)
+
+    def units(self, path: Path) -> int:
+        """How many units the rows of a file stand for."""
+        if not self.weight:
+            return int(pq.read_metadata(path).num_rows)
+        return int(pc.sum(pq.read_table(path, columns=[self.weight])[self.weight]).as_py() or 0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,16 @@ def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, 
     return Done(watch.done, len(watch.errors), max(worker_peaks(job.work).values(), default=0.0))
 
 
+def give_up(stop: str, reason: str) -> NoReturn:
+    """End the whole job from within a worker, because going on makes no sense now; the driver tells `reason`.
+
+    Raises:
+        JobStopped: always.
+    """
+    atomic_write_text(stop, reason)
+    raise JobStopped(reason)
+
+
 def heed(stop: str) -> None:
     """End a worker's call when the job was told to stop.
 
@@ -173,7 +193,7 @@ class Worker:
         self.actor = actor(**arguments, stop=str(job.stop))
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        """Do one block and write it, if it is not there; gives back how many rows it has and the errors in it."""
+        """Do one block and write it, if it is not there; gives back how many units it has and the errors in it."""
         heed(str(self.job.stop))
         ids = block[self.job.id_column].to_pylist()
         path = self.job.out / f"{digest_json(ids)}.parquet"
@@ -184,7 +204,8 @@ class Worker:
             write_table(done, path)
         self.memory.note()
         errors = _errors_in(self.job, path) if ids else []
-        return pa.table({"rows": pa.array([len(ids)], pa.int64()), "errors": pa.array([errors], pa.list_(pa.string()))})
+        units = self.job.units(path) if ids else 0
+        return pa.table({"rows": pa.array([units], pa.int64()), "errors": pa.array([errors], pa.list_(pa.string()))})
 
     async def _done(self, block: pa.Table) -> pa.Table:
         if self.batches:
@@ -265,7 +286,13 @@ def _execute(
 
 
 def _check_errors(job: Job, watch: "_Watch") -> None:
+    given_up = job.stop.read_text(encoding="utf-8") if job.stop.exists() else ""
     job.stop.unlink(missing_ok=True)
+    if given_up:
+        raise JobFailed(
+            f"{job.label}: {given_up}; {watch.done:,} of {job.total:,} {job.unit} are done and kept; mend the cause "
+            "and run the same command again, which asks only for what is missing"
+        )
     if len(watch.errors) <= job.max_error_share * job.total:
         return
     share = len(watch.errors) / watch.done
@@ -279,17 +306,16 @@ def _check_errors(job: Job, watch: "_Watch") -> None:
 
 
 def _forget_failed(job: Job) -> int:
-    """Remove the rows that failed from the output; returns how many those are."""
-    forgotten = 0
+    """Remove the rows that failed from the output; returns how many units those are."""
+    before = sum(map(job.units, output_files(job)))
     for path in output_files(job):
         if _errors_in(job, path):
             rows = pq.read_table(path)
             kept = rows.filter(pa.array([not job.errors(rows.slice(i, 1)) for i in range(rows.num_rows)]))
-            forgotten += rows.num_rows - kept.num_rows
             if kept.num_rows:  # under another name: the block that they were in must not be taken for done
                 write_table(kept, path.with_name(f"{digest_json(kept[job.id_column].to_pylist())}.parquet"))
             path.unlink()
-    return forgotten
+    return before - sum(map(job.units, output_files(job)))
 
 
 class _Watch:
@@ -302,7 +328,7 @@ class _Watch:
         self._bar: Progress | None = None
         self._began, self._written = time.monotonic(), 0.0
         for path in output_files(job):
-            self.done += pq.read_metadata(path).num_rows
+            self.done += job.units(path)
             self.errors.extend(_errors_in(job, path))
         self._before = self.done
         self._stop_at_too_many()

@@ -19,6 +19,7 @@ from agentmill.models.chat import ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Conversation
 from simulation.conversation import Played, play
+from simulation.fidelity import user_errors
 from simulation.job import heed
 from simulation.models import ModelSettings
 from simulation.pacing import Flows
@@ -51,11 +52,20 @@ async def converse(
     finally:
         await team.executor.close(sid)
     assessment = team.domain.assess(scenario, world)
-    return rolled(played, scenario, sid=sid, world=world, assessment=assessment, seconds=time.perf_counter() - began)
+    errors = user_errors(team.domain, scenario, played, assessment, world)
+    seconds = time.perf_counter() - began
+    return rolled(played, scenario, sid=sid, world=world, assessment=assessment, seconds=seconds, user_errors=errors)
 
 
 def rolled(
-    played: Played, scenario: Scenario, *, sid: str, world: Json, assessment: Assessment, seconds: float
+    played: Played,
+    scenario: Scenario,
+    *,
+    sid: str,
+    world: Json,
+    assessment: Assessment,
+    seconds: float,
+    user_errors: tuple[str, ...] = (),
 ) -> Rolled:
     """A played conversation as records. One that ended in an error is no success, whatever the world looks like."""
     calls = tuple(call.call.recorded(sid, call.turn, call.index) for call in played.calls)
@@ -67,6 +77,7 @@ def rolled(
         error=played.error,
         success=assessment.success and not failed,
         reasons=assessment.reasons,
+        user_errors=user_errors,
         turns=len(played.turns),
         calls=len(calls),
         world_json=compact(world),

@@ -29,17 +29,26 @@ from agentmill.records import (
 )
 from agentmill.runs import RunError
 
+ROW_GROUP = 1024  # so many rows are read at once by what streams
 VERSION_KEY = b"agentmill.schema_version"
 _OF_CALL = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
 REFINED_SCHEMA = pa.schema(
     [
         *(CALL_SCHEMA.field(name) for name in _OF_CALL),
-        ("verdict", pa.string()),
-        ("refined", pa.string()),
-        ("reason", pa.string()),
-        ("criteria_json", pa.string()),
-        ("violations_json", pa.string()),
-        ("judged_as", pa.string()),
+        *(
+            (name, pa.string())
+            for name in (
+                "verdict",
+                "severity",
+                "unjudged_because",
+                "refined",
+                "reason",
+                "criteria_json",
+                "violations_json",
+                "judged_as",
+                "second_verdict",
+            )
+        ),
     ],
     metadata=CALL_SCHEMA.metadata,
 )
@@ -80,8 +89,9 @@ def conversation_row(conversation: Conversation) -> dict[str, Any]:
     """A conversation as a row of CONVERSATION_SCHEMA."""
     scenario = json.loads(conversation.scenario_json)
     return {
-        **_flat(conversation, "reasons", "seconds"),
+        **_flat(conversation, "reasons", "user_errors", "seconds"),
         "reasons_json": compact(conversation.reasons),
+        "user_errors_json": compact(conversation.user_errors),
         "scenario": scenario["sid"],
         "split": scenario["split"],
         "world_seed": scenario["world_seed"],
@@ -122,10 +132,11 @@ def _flat(record: BaseModel, *left_out: str) -> dict[str, Any]:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write one Parquet file, atomically and durably; several writers of one path do not disturb each other."""
+    whole = table.combine_chunks()  # chunks would show in the file's pages
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with part.open("wb") as stream:
-        pq.write_table(table.combine_chunks(), stream, compression="zstd")  # chunks would show in the file's pages
+        pq.write_table(whole, stream, compression="zstd", row_group_size=ROW_GROUP)
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(path)
@@ -142,7 +153,7 @@ def read_folder(folder: Path, columns: list[str] | None = None) -> pa.Table:
 
 def iter_parts(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The parts of a folder one by one, for what is too large to hold at once."""
-    for path in _parts(folder):
+    for path in part_files(folder):
         yield read_table(path, columns)
 
 
@@ -176,7 +187,12 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
-def _parts(folder: Path) -> list[Path]:
+def part_files(folder: Path) -> list[Path]:
+    """The parts of a folder, in order.
+
+    Raises:
+        RunError: when there are none.
+    """
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         raise RunError(f"{folder}: there are no part-*.parquet files; run the stage that makes them first")

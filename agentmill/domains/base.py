@@ -282,6 +282,20 @@ class Assessment(BaseModel):
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class GoldCase:
+    """A prompt with an output whose verdict is known: right where `mistake` is "", else wrong in that way.
+
+    `right` is the output as it should be. It shows how far a judge can be trusted.
+    """
+
+    agent: AgentName
+    frame: str
+    output: str
+    right: str
+    mistake: str = ""
+
+
 ScenarioSource = Callable[[int, int, str], Sequence[Scenario]]  # (count, seed, split); may be drawn when looked at
 ALL = "all"
 CHANGED_REPLY = "That is done. I cannot put the details into words now: ask for a person, and a colleague gives them."
@@ -313,6 +327,10 @@ class Domain:
     rule_cases: Mapping[str, RuleCase] = field(default_factory=dict)  # by the rule's code
     mixes: Mapping[str, ScenarioSource] = field(default_factory=dict)  # narrower choices of scenarios, by name
     attacks: Callable[[], Sequence[Attack]] = tuple  # what `agentmill redteam` plays
+    gold: Callable[[AgentName, str, int], Sequence[GoldCase]] | None = None  # (agent, user frame, seed) -> known cases
+    heard: Callable[[str, Sequence[str], str], Json] | None = (
+        None  # (utterance, requests so far, the assistant's last reply) -> its understanding, for the fidelity checks
+    )
 
     def source(self, mix: str) -> ScenarioSource:
         """The scenarios of a mix: `all`, or one of the pack's narrower ones.
