@@ -21,13 +21,14 @@ from pydantic import Field
 
 from agentmill.config import Strict
 from agentmill.domains.base import Domain, Scenario, load_domain
-from agentmill.models.chat import AgentName
+from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
 from simulation.job import ActorRange, JobStopped, give_up, heed
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
+from simulation.pacing import Flows
 from simulation.remembered import Remembered
 from simulation.tables import compact, prompt_of, read_table, write_table
 from simulation.verify import Place, Verifier, changing
@@ -76,9 +77,11 @@ class RefineSettings(Strict):
     second_look: SecondLook | None = None
     gold_cases: int = Field(240, ge=0)
 
-    def guarded(self, model: ModelSettings, domain: Domain, *, stop: str = "") -> Guarded:
-        """The judge's model behind the breaker."""
-        built, name = build_model(model, domain), f"the judge ({model.identity})"
+    def guarded(
+        self, model: ModelSettings, domain: Domain, *, stop: str = "", built: ChatModel | None = None
+    ) -> Guarded:
+        """The judge's model behind the breaker; `built` where it is there already, such as one with a flow."""
+        built, name = built or build_model(model, domain), f"the judge ({model.identity})"
         return Guarded(built, self.outage, name=name, attempts=self.attempts, stop=stop)
 
 
@@ -151,9 +154,10 @@ class Refiner:
         self.settings = settings
         self.seed = seed
         self.folder, self.kept, self.stop = Path(folder), Path(work) / "kept", stop
-        self.first = _Asker(self.domain, settings, settings.judge, seed, stop)
-        second = settings.second_look
-        self.second = _Asker(self.domain, settings, second.model, seed, stop) if second else None
+        self.flows = Flows(settings.in_flight, stop)
+        self.first = _Asker(self.domain, settings, "judge", settings.judge, self.flows, seed, stop)
+        look = settings.second_look
+        self.second = _Asker(self.domain, settings, "second", look.model, self.flows, seed, stop) if look else None
         self.conversations = Conversations(self.folder, self.domain)
         self._groups = Groups(GROUPS)
         self._opening = asyncio.Lock()
@@ -174,6 +178,7 @@ class Refiner:
         failed = [verdict["reason"] for verdict in verdicts if verdict["failed"]]
         if failed:
             _keep(verdicts, file)
+        self.flows.note()
         outages, seconds = self.first.outages()
         return {
             "chunk": row["chunk"],
@@ -245,8 +250,10 @@ class Refiner:
 class _Asker:
     """One judge with the verdicts that it gave last, by the digest of what was judged."""
 
-    def __init__(self, domain: Domain, settings: RefineSettings, model: ModelSettings, seed: int, stop: str) -> None:
-        self.guarded = settings.guarded(model, domain, stop=stop)
+    def __init__(
+        self, domain: Domain, settings: RefineSettings, role: str, model: ModelSettings, flows: Flows, seed: int, stop: str
+    ) -> None:
+        self.guarded = settings.guarded(model, domain, stop=stop, built=flows.paced(role, model, domain))
         self.judge = Judge(domain, self.guarded, model, attempts=settings.attempts, max_tokens=settings.max_tokens)
         self.seed = seed
         self._known = Remembered["asyncio.Future[Judged]"](settings.remembered)
