@@ -23,7 +23,8 @@ MISSING = "missing"
 class Stage:
     """One stage. `sources` are the modules and packages whose code decides its result; `figures` dotted prefixes.
 
-    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session.
+    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session. `work` is
+    the folder of a stage that does its rows one by one: what lies there was paid for, and is never thrown away unasked.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     figures: tuple[str, ...]
     memory_gib: float = 1.0
     ray: bool = True
+    work: str = ""
 
 
 def _simulate(run: Run, config: RunConfig) -> None:
@@ -117,6 +119,7 @@ STAGES: tuple[Stage, ...] = (
         sources=("agentmill", "simulation"),
         owns=("simulate",),
         figures=("simulate",),
+        work="simulate/.work",
     ),
     Stage(
         name="gate",
@@ -142,6 +145,7 @@ STAGES: tuple[Stage, ...] = (
         sources=("agentmill", "simulation"),
         owns=("refine",),
         figures=("refine",),
+        work="refine/.work",
     ),
     Stage(
         name="corpora",

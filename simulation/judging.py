@@ -24,7 +24,6 @@ from agentmill.domains.base import Domain, Scenario, load_domain
 from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
-from simulation.job import ActorRange, JobStopped, give_up, heed
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
@@ -32,6 +31,8 @@ from simulation.pacing import Flows
 from simulation.remembered import Remembered
 from simulation.tables import compact, prompt_of, read_table, write_table
 from simulation.verify import Place, Verifier, changing
+from simulation.work import ActorRange
+from simulation.worker import JobStopped, give_up, heed
 
 CHUNK = 256  # so many calls are one row of the job; what a killed worker loses at most of each chunk in flight
 CALL_COLUMNS = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")

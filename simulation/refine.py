@@ -25,12 +25,13 @@ from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation import agreement
 from simulation.claim import claim
-from simulation.job import Job, Pool, output_files, run_job
+from simulation.job import run_job
 from simulation.judge import TRAINABLE
 from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
 from simulation.models import build_model
 from simulation.pacing import forget_flows, record_flows
 from simulation.tables import REFINED_SCHEMA, part_files, write_table
+from simulation.work import Job, Pool, output_files
 
 _CHUNK_SCHEMA = pa.schema(
     [("chunk", pa.string()), ("part", pa.string()), *((n, pa.int64()) for n in ("group", "offset", "count", "calls"))]

@@ -26,9 +26,9 @@ from agentmill.domains.base import ALL, load_domain
 from agentmill.log import duration, progress, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation.claim import claim
-from simulation.index import Index, read_rows
 from simulation.diversity import record_coverage
-from simulation.job import ActorRange, Job, Pool, run_job
+from simulation.index import Index, read_rows
+from simulation.job import run_job
 from simulation.models import ModelSettings, build_model
 from simulation.pacing import blocks_at_once, forget_flows, record_flows
 from simulation.parallel import in_parallel
@@ -36,6 +36,7 @@ from simulation.rolled import unpack
 from simulation.rollout import Rollout
 from simulation.scenarios import draw_scenarios, made_with, read_sids, write_scenarios
 from simulation.tables import iter_parts, read_folder, write_table
+from simulation.work import ActorRange, Job, Pool
 
 FOLDERS = ("conversations", "timings", "turns", "calls")  # calls are moved into place first, conversations last
 PART = 256  # conversations in one file of each folder, and in memory at a time
@@ -93,7 +94,8 @@ def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettin
             "in_flight": settings.in_flight,
         }
         models = (settings.teacher, settings.user)
-        pool = Pool(settings.actors, settings.block_rows, blocks_at_once(models, settings.in_flight, settings.block_rows))
+        at_once = blocks_at_once(models, settings.in_flight, settings.block_rows)
+        pool = Pool(settings.actors, settings.block_rows, at_once)
         forget_flows(work)
         done = run_job(job, Rollout, arguments, pool, batches=True)
         record_flows(run, "simulate", work)
