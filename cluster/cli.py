@@ -309,6 +309,23 @@ def _folder(given: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
+@bench_app.command("fidelity")
+def bench_fidelity(
+    domain: Annotated[str, typer.Option(help="a domain pack with an expert")] = "automotive",
+    mix: Annotated[str, typer.Option(help="the choice of scenarios")] = "all",
+    conversations: Annotated[int, typer.Option(min=8, help="with good customers, and as many with faulty ones")] = 400,
+) -> None:
+    """How well the user simulator's own errors are found, measured on errors that are made on purpose."""
+    from agentmill.domains.base import load_domain
+    from agentmill.runs import bench_run
+    from benchmarks.fidelity import detect, record
+
+    found = detect(load_domain(domain), conversations, mix)
+    run = bench_run()
+    record(run, found)
+    print(f"agentmill figures {run.root} simulate.fidelity")
+
+
 def find_run(name: str, runs: Path) -> "Run":
     """The run that `name` means: a directory, or a name in `runs`."""
     from agentmill.runs import Run

@@ -62,10 +62,11 @@ class RefineSettings(Strict):
 
     Each of `actors` processes has up to `in_flight` calls at the judge, and remembers the last `remembered` verdicts,
     so that the same call is not paid for twice. `gold_cases` are judged for the agreement on a gold set (0: none).
+    Where more than `max_user_errors` of the conversations are spoiled by the user simulator, no judge is asked at all.
     """
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases"}
+        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases", "max_user_errors"}
     )
     judge: ModelSettings = ModelSettings()
     attempts: int = Field(2, ge=1)
@@ -76,6 +77,7 @@ class RefineSettings(Strict):
     max_error_share: float = Field(0.05, ge=0.0, le=1.0)
     outage: OutageSettings = OutageSettings()
     second_look: SecondLook | None = None
+    max_user_errors: float = Field(0.05, ge=0.0, le=1.0)
     gold_cases: int = Field(240, ge=0)
 
     def guarded(

@@ -25,6 +25,7 @@ from agentmill.config import Strict
 from agentmill.domains.base import ALL, load_domain
 from agentmill.log import duration, progress, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
+from simulation import fidelity, reachable
 from simulation.claim import claim
 from simulation.diversity import record_coverage
 from simulation.index import Index, read_rows
@@ -48,11 +49,12 @@ class SimulateSettings(Strict):
     There are `actors` processes: a number, or a range (`{min: 2, max: 16}`) within which the pool grows and shrinks.
     Each has at most `in_flight` calls under way at each model, fewer where the model's server has no use for more, and
     as many conversations open as that takes; with the expert alone, `in_flight` conversations. `block_rows` of them
-    make one output file, which is what a killed run loses at most per block in flight.
+    make one output file, which is what a killed run loses at most per block in flight. `replay_failed` failed
+    conversations are played again without errors, to see whether their goals can be reached at all.
     """
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "in_flight", "block_rows", "conversation_timeout_s", "max_error_share"}
+        {"actors", "in_flight", "block_rows", "conversation_timeout_s", "max_error_share", "replay_failed"}
     )
     conversations: int = Field(1200, ge=2)
     heldout_share: float = Field(0.1, gt=0.0, lt=1.0)
@@ -63,6 +65,7 @@ class SimulateSettings(Strict):
     block_rows: int = Field(16, ge=1)
     conversation_timeout_s: float = Field(900.0, gt=0.0)
     max_error_share: float = Field(0.02, ge=0.0, le=1.0)
+    replay_failed: int = Field(50, ge=0)
 
 
 def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettings, seed: int, mix: str = ALL) -> None:
@@ -105,6 +108,8 @@ def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettin
     shutil.rmtree(work, ignore_errors=True)
     _record(run, time.monotonic() - began)
     record_coverage(run, pack)
+    fidelity.record(run)
+    reachable.record(run, pack, system, sample=settings.replay_failed, seed=seed)
 
 
 def _errors(table: pa.Table) -> list[str]:
