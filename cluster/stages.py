@@ -65,7 +65,6 @@ def _corpora(run: Run, config: RunConfig) -> None:
         domain=config.domain,
         seed=config.seed,
         public=config.data.public,
-        public_share=config.data.public_share,
     )
 
 
@@ -101,10 +100,10 @@ def _system(config: RunConfig) -> dict[str, Any]:
     return {**_common(config), "mix": config.mix, "system": config.system.model_dump(mode="json")}
 
 
-def _public(config: RunConfig) -> dict[str, Any]:
-    if config.data.public is None:
-        return {"public": None}
-    return {"public": digest_path(config.data.public), "public_share": config.data.public_share}
+def _data(config: RunConfig) -> dict[str, Any]:
+    """What the files are that the corpora are mixed from."""
+    files = {"public": config.data.public, "hand": config.corpora.dpo.hand}
+    return {name: None if path is None else digest_path(path) for name, path in files.items()}
 
 
 STAGES: tuple[Stage, ...] = (
@@ -145,9 +144,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="corpora",
-        does="the refined calls become training rows",
+        does="the traces become corpora: pretraining, tuning, preferences, drafter, calibration, evaluation",
         run=_corpora,
-        settings=lambda c: {**_common(c), **_public(c), "corpora": c.corpora.model_dump(mode="json")},
+        settings=lambda c: {**_common(c), **_data(c), "corpora": c.corpora.model_dump(mode="json")},
         needs=("simulate", "refine"),
         sources=("agentmill", "simulation"),
         owns=("corpora",),

@@ -30,15 +30,6 @@ REFINED_SCHEMA = pa.schema(
     ],
     metadata=CALL_SCHEMA.metadata,
 )
-_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-SFT_SCHEMA = pa.schema(
-    [
-        ("prompt", pa.list_(_MESSAGE)),
-        ("completion", pa.list_(_MESSAGE)),
-        *[(name, pa.string()) for name in ("agent", "call_id", "sid", "source")],
-    ],
-    metadata=CALL_SCHEMA.metadata,
-)
 
 
 def compact(value: Any) -> str:
@@ -103,7 +94,7 @@ def read_folder(folder: Path, columns: list[str] | None = None) -> pa.Table:
 
 def iter_parts(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The parts of a folder one by one, for what is too large to hold at once."""
-    for path in _parts(folder):
+    for path in part_files(folder):
         yield read_table(path, columns)
 
 
@@ -123,15 +114,29 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise RunError(f"{path}: there is no such file; run the stage that makes it first")
     table = pq.read_table(path, columns=columns)
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    require_version(path, table.schema)
+    return table
+
+
+def require_version(path: Path, schema: pa.Schema) -> None:
+    """Refuse a file of another schema version.
+
+    Raises:
+        RunError: when it is of another one.
+    """
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != SCHEMA_VERSION:
         raise RunError(
             f"{path}: schema version {version}, this agentmill reads {SCHEMA_VERSION}; run the stage again with it"
         )
-    return table
 
 
-def _parts(folder: Path) -> list[Path]:
+def part_files(folder: Path) -> list[Path]:
+    """The parts of a folder, in order.
+
+    Raises:
+        RunError: when there are none.
+    """
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         raise RunError(f"{folder}: there are no part-*.parquet files; run the stage that makes them first")
