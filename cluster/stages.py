@@ -199,7 +199,7 @@ STAGES: tuple[Stage, ...] = (
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
         needs=("simulate", "gate", "refine", "corpora", "base", "sft", "evaluate"),
-        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate"),
+        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate", "cluster.view"),
         owns=("report",),
         figures=("report",),
         memory_gib=0.3,

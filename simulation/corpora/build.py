@@ -164,9 +164,7 @@ class _Corpora:
         files = [(name, s, found.rows[s]) for name, found in built.sieved.items() for s in SPLITS if s in found.rows]
         files += [("calibration", name, sum(rows.values())) for name, rows in built.calibration.items()]
         files.append(("eval", "heldout", built.heldout))
-        return Contents(
-            self._domain.name, self._run.name, built.sieved, files, built.personal, public, built.skipped
-        )
+        return Contents(self._domain.name, self._run.name, built.sieved, files, built.personal, public, built.skipped)
 
     def _take(self, talk: Talk) -> None:
         """Give a conversation to every corpus."""
@@ -174,9 +172,7 @@ class _Corpora:
         settings = self._settings
         shown = disguised(talk, self._disguise, settings.personal) if settings.personal.traces else talk
         out = self._left_out
-        found = sft_rows(
-            shown, self._domain, self._run.name, rule_verdicts=settings.rule_verdicts, left_out=out["sft"]
-        )
+        found = sft_rows(shown, self._domain, self._run.name, rule_verdicts=settings.rule_verdicts, left_out=out["sft"])
         for candidate in found:
             self._take_row(candidate)
         for pair in dpo_rows(shown, self._run.name, out["dpo"]):
@@ -198,4 +194,3 @@ class _Corpora:
             name, shares, self._settings, folder=self._folder / name, scratch=scratch, buckets=buckets, seed=seed,
             max_duplicates=most,
         )  # fmt: skip
-

@@ -125,7 +125,9 @@ def _judged_reply(talk: Talk, turn: int, reply: str) -> str | None:
     return reply
 
 
-def _dialogue(said: Sequence[Said], about: dict[str, Any], *, split: Split, origin: str, identity: str, source: str) -> Text:
+def _dialogue(
+    said: Sequence[Said], about: dict[str, Any], *, split: Split, origin: str, identity: str, source: str
+) -> Text:
     half = max(1, len(said) // 2)
     return Text(
         text=_lines(said[half:]), about=about, preceding=_lines(said[:half]), whole=_lines(said), split=split,

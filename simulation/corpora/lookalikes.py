@@ -100,11 +100,6 @@ def _email(value: str, rng: random.Random) -> str:
     return f"{re.sub('[^a-z0-9.]', '', name)}@{rng.choice(_EXAMPLES)}"
 
 
-def _person(value: str, rng: random.Random) -> str:
-    first, *rest = value.split() or [""]
-    return " ".join([first_name(rng), *(last_name(rng) for _ in rest)])
-
-
 def _filled(form: str, signs_in: str, signs: Callable[[str], bool] = str.isdigit) -> str:
     """`form` with its signs (digits) replaced by `signs_in`, one by one."""
     left = iter(signs_in)
@@ -124,8 +119,7 @@ def _faker() -> "Faker":
     return Faker("en_US")
 
 
-_MAKERS: dict[PersonalKind, Callable[[str, random.Random], str]] = {
-    "person": _person,
+_MAKERS: dict[str, Callable[[str, random.Random], str]] = {
     "phone": _phone,
     "email": _email,
     "plate": same_form,

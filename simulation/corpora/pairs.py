@@ -164,7 +164,9 @@ def _yaml_records(path: Path, text: str) -> list[Any]:
     if records is None:
         return []
     if not isinstance(records, list):
-        raise PairError(f"{path}: the top level is a {type(records).__name__}; write a list of pairs, each begun by `-`")
+        raise PairError(
+            f"{path}: the top level is a {type(records).__name__}; write a list of pairs, each begun by `-`"
+        )
     return records
 
 

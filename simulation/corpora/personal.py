@@ -21,7 +21,7 @@ _PARTICLES = frozenset("de da del der den di el la le ten ter van von dr mr mrs 
 # Names that are words too: replaced only where they are written as names.
 _WORDS = frozenset(
     "will may mark rose grace hope faith joy april june august bill rich grant chase art frank drew sue pat jack dean "
-    "long young day king miles ford best love price cook black white green brown gray grey hill wood field stone".split()
+    "long young day king miles ford best price cook black white green brown gray grey hill wood field stone".split()
 )
 _SHORTEST = 2
 _ATTEMPTS = 200
@@ -72,9 +72,7 @@ class Disguise:
                     break
             table[key] = made
 
-    def _other(
-        self, conversation: str, kind: PersonalKind, key: str, value: str, taken: str, used: set[str]
-    ) -> str:
+    def _other(self, conversation: str, kind: PersonalKind, key: str, value: str, taken: str, used: set[str]) -> str:
         rng = self._rng(conversation, kind, key)
         for _ in range(_ATTEMPTS):
             made = lookalike(kind, value, rng)

@@ -138,7 +138,9 @@ def parse_record(record: dict[str, Any]) -> PublicDialogue | str:
 def disguised_dialogue(dialogue: PublicDialogue, disguise: Disguise) -> PublicDialogue:
     """The dialogue with personal data replaced; it keeps its identity."""
     texts = disguise.texts(dialogue.id, [message.content for message in dialogue.messages])
-    messages = [message.model_copy(update={"content": text}) for message, text in zip(dialogue.messages, texts, strict=True)]
+    messages = [
+        message.model_copy(update={"content": text}) for message, text in zip(dialogue.messages, texts, strict=True)
+    ]
     return replace(dialogue, messages=tuple(messages))
 
 

@@ -1,4 +1,4 @@
-"""Where personal data stands in a text: telephone numbers, addresses, cards, IBANs, VINs, plates, and names after a cue.
+"""Where personal data stands in a text: telephone numbers, e-mail, cards, IBANs, VINs, plates, and announced names.
 
 Telephone numbers are found by phonenumbers (libphonenumber), cards and IBANs are checked by python-stdnum. A general
 framework with a language model behind it was tried and left: it loads spaCy and torch into the driver and asks the

@@ -105,7 +105,9 @@ class CptSettings(Strict):
     @model_validator(mode="after")
     def _has_a_writer(self) -> "CptSettings":
         if self.context == "model" and self.model.kind == "expert":
-            raise ValueError("context=model needs a model that can describe a text; give model.kind=endpoint, url, name")
+            raise ValueError(
+                "context=model needs a model that can describe a text; give model.kind=endpoint, url, name"
+            )
         return self
 
 

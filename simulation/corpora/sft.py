@@ -15,7 +15,9 @@ from simulation.corpora.traces import Talk
 from simulation.tables import compact
 
 
-def sft_rows(talk: Talk, domain: Domain, run: str, *, rule_verdicts: bool, left_out: Counter[str]) -> Iterator[Candidate]:
+def sft_rows(
+    talk: Talk, domain: Domain, run: str, *, rule_verdicts: bool, left_out: Counter[str]
+) -> Iterator[Candidate]:
     """The rows that a conversation gives."""
     for call in talk.calls:
         if call["verdict"] == "unjudged":
@@ -30,7 +32,7 @@ def sft_rows(talk: Talk, domain: Domain, run: str, *, rule_verdicts: bool, left_
 
 
 def _rule_verdict(call: Row, domain: Domain) -> tuple[Messages, str] | None:
-    """What the Evaluator is asked and should say of a recorded plan that breaks rules of the domain and nothing else."""
+    """What the Evaluator is asked, and should say, of a recorded plan that breaks the domain's rules alone."""
     codes = json.loads(call["violations_json"] or "[]")
     if not codes or not set(codes) <= {rule.code for rule in domain.rules}:
         return None

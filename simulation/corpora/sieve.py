@@ -212,4 +212,3 @@ def _bound(draws: Any, weights: Any, wanted: int) -> tuple[int, int]:
     if count == 0:
         return -1, 0
     return int(draws[order[count - 1]]), int(sums[count - 1])
-

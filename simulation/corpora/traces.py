@@ -79,6 +79,12 @@ class Traces:
         turns.require_end()
 
 
+def heldout_sids(run: Run) -> set[str]:
+    """The conversations that are held out."""
+    rows = _rows(run.path("simulate", "conversations"), ["sid", "scenario_json"])
+    return {row["sid"] for row in rows if Scenario.model_validate_json(row["scenario_json"]).split == "heldout"}
+
+
 def disguised(talk: Talk, disguise: Disguise, settings: PersonalSettings) -> Talk:
     """The same conversation with personal data replaced in every utterance, prompt, output and reply."""
     known = [pair for call in talk.calls for pair in _known(call, settings)]
