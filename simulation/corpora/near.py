@@ -11,6 +11,8 @@ the same order give the same result; a pair at the threshold or above is compare
 
 import re
 import zlib
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ _SHINGLE = 3
 _SEED = 20260618
 _RECALL = 0.99
 _ROUNDS = 16
-_CHUNK = 65_536
+_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class NearDuplicates:
         self._hash = MinHash(num_perm=settings.permutations, seed=_SEED, hashfunc=zlib.crc32)
         self._path = file
         self._file = file.open("wb")
-        self._groups: list[int] = []
-        self._held: list[bool] = []
+        self._groups = array("Q")
+        self._held = bytearray()
 
     def add(self, text: str, group: str, *, held: bool) -> None:
         """Take the next text. Only texts of one group are compared."""
@@ -66,22 +68,21 @@ class NearDuplicates:
         """Which texts are near-duplicates; removes the file of signatures."""
         self._file.close()
         count = len(self._held)
-        held = np.array(self._held, dtype=np.bool_)
+        held = np.array(self._held, dtype=np.uint8).astype(np.bool_)
         leader = np.full(count, -1, dtype=np.int64)
         if count:
             shape = (count, self._settings.permutations)
             signatures = np.memmap(self._path, dtype=np.uint32, mode="r", shape=shape)
-            groups = np.array(self._groups, dtype=np.uint64)
             rows = rows_of_band(self._threshold, self._settings.permutations)
             for start in range(0, self._settings.permutations - rows + 1, rows):
-                self._band(signatures, groups, held, leader, slice(start, start + rows))
+                self._band(signatures, held, leader, slice(start, start + rows))
         self._path.unlink()
         return _left_out(leader, held, self._settings.keep)
 
-    def _band(self, signatures: Any, groups: Numbers, held: Flags, leader: Places, band: slice) -> None:
+    def _band(self, signatures: Any, held: Flags, leader: Places, band: slice) -> None:
         """Give rows that agree in a band with an earlier row, and are near to it, that row as their leader."""
         free = np.flatnonzero(leader < 0)
-        keys = _band_keys(signatures, free, band) ^ groups[free]
+        keys = (self._keys(band) ^ np.array(self._groups, dtype=np.uint64))[free]
         order = np.lexsort((free, held[free], keys))
         places, keys = free[order], keys[order]
         for _ in range(_ROUNDS):
@@ -95,6 +96,27 @@ class NearDuplicates:
             places, keys = places[members[~near]], keys[members[~near]]
             if not len(places):
                 return
+
+    def _keys(self, band: slice) -> Numbers:
+        """One number for the band of each row; rows with different bands may share it and are compared all the same.
+
+        The file is read in pieces: a map of all of it would count as this process's memory.
+        """
+        odd = np.random.default_rng(_SEED).integers(0, 2**63, band.stop - band.start, dtype=np.uint64) * 2 + 1
+        keys = np.empty(len(self._held), dtype=np.uint64)
+        done = 0
+        for part in self._pieces():
+            mixed = (part[:, band].astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)) * odd
+            keys[done : done + len(part)] = (mixed ^ (mixed >> np.uint64(29))).sum(axis=1, dtype=np.uint64)
+            done += len(part)
+        return keys
+
+    def _pieces(self) -> Iterator[Any]:
+        """The signatures, some thousand rows at a time, [rows, permutations]."""
+        permutations = self._settings.permutations
+        with self._path.open("rb") as stream:
+            while len(piece := np.fromfile(stream, dtype=np.uint32, count=_CHUNK * permutations)):
+                yield piece.reshape(-1, permutations)
 
 
 def shingles(text: str) -> list[bytes]:
@@ -111,17 +133,6 @@ def rows_of_band(threshold: float, permutations: int) -> int:
         if 1.0 - (1.0 - threshold**rows) ** (permutations // rows) >= _RECALL
     ]  # fmt: skip
     return max(fitting, default=1)
-
-
-def _band_keys(signatures: Any, places: Places, band: slice) -> Numbers:
-    """One number for the band of each row; rows with different bands may share it and are compared all the same."""
-    odd = np.random.default_rng(_SEED).integers(0, 2**63, band.stop - band.start, dtype=np.uint64) * 2 + 1
-    keys = np.empty(len(places), dtype=np.uint64)
-    for start in range(0, len(places), _CHUNK):
-        part = signatures[places[start : start + _CHUNK], band].astype(np.uint64)
-        mixed = (part + np.uint64(0x9E3779B97F4A7C15)) * odd
-        keys[start : start + _CHUNK] = (mixed ^ (mixed >> np.uint64(29))).sum(axis=1, dtype=np.uint64)
-    return keys
 
 
 def _similar(signatures: Any, rows: Places, others: Places, threshold: float) -> Flags:

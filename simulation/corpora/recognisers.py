@@ -32,7 +32,7 @@ _PLATE = re.compile(
     r"((?=[A-Z0-9 -]*\d)[A-Z0-9]{1,4}[ -]?[A-Z0-9]{1,4}(?:[ -]?[A-Z0-9]{1,4})?)(?![\w-])"
 )
 _AMERICAN = re.compile(r"(?<![\w-])(?:\+?1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])")
-_NAME = r"[A-Z][\w'’-]+(?: (?:(?:de|da|van|von|der|la|le) )*[A-Z][\w'’-]*\.?(?=[\W]|$))*"
+_NAME = r"[A-Z][\w'’-]+(?: (?:(?:de|da|van|von|der|la|le) )*(?:[A-Z][\w'’-]+|[A-Z]\.))*"
 _PERSON = re.compile(
     rf"(?:(?i:\bmy (?:full )?name is|\bname['’]s|\bunder the name(?: of)?|\bi am called)\s+|"
     rf"\b(?:Dr|Mr|Mrs|Ms|Prof)\.? )({_NAME})|\b[Tt]his is ({_NAME})(?= (?:speaking|calling|here)\b)"

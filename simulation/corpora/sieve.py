@@ -90,7 +90,7 @@ class Sieve:
         """Write the rows that are no exact duplicates, and mark what is a near-duplicate among them."""
         settings = self._settings.near_duplicates
         near = NearDuplicates(settings, self._scratch / "signatures") if settings.threshold else None
-        agents: list[str] = []
+        agents: list[str] = []  # names of agents are few and shared: eight bytes each
         with kept.open("w", encoding="utf-8") as stream:
             for line, candidate in self._distinct():
                 stream.write(line)
