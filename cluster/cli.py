@@ -43,6 +43,13 @@ bench_app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 
+pairs_app = typer.Typer(
+    help="Pairs for preference tuning that people make: what an agent said, and what it should have said.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(pairs_app, name="pairs")
+
 RUNS = Path("runs")
 ConfigArg = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file such as configs/local.yaml")]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="a run directory, or the name of one in --runs")]
@@ -132,6 +139,54 @@ def report(run: RunArg = "local", runs: RunsOption = RUNS) -> None:
     found = find_run(run, runs)
     page.run(found, config_of(found).report)
     print(found.path("report", "index.html"))
+
+
+@app.command()
+def view(
+    run: RunArg = "local",
+    corpus: Annotated[str, typer.Argument(metavar="[CORPUS]", help="sft, cpt, dpo, drafter or calibration")] = "sft",
+    agent: Annotated[str | None, typer.Option(help="only rows of this agent")] = None,
+    split: Annotated[str, typer.Option(help="train, heldout, ...")] = "train",
+    count: Annotated[int, typer.Option("--n", min=1, help="how many rows")] = 3,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Show rows of a corpus in colour: what is trained on, and what is masked."""
+    from cluster.view import print_rows
+
+    print_rows(find_run(run, runs), corpus, split, agent, count)
+
+
+@pairs_app.command("new")
+def pairs_new(
+    run: RunArg,
+    calls: Annotated[list[str] | None, typer.Option("--call", help="the id of a recorded call; again for more")] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="answers that an evaluation found wrong, for example sft")
+    ] = None,
+    count: Annotated[int, typer.Option("--n", min=1, help="at most so many of the evaluation")] = 5,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="YAML or JSONL; pairs are added to its end")] = Path(
+        "pairs.yaml"
+    ),
+    runs: RunsOption = RUNS,
+) -> None:
+    """Start pairs from recorded calls: prompt and rejected are filled in, a person writes chosen."""
+    from cluster.pairs import start_pairs
+
+    for line in start_pairs(find_run(run, runs), calls or [], evaluation, count, out):
+        print(line)
+
+
+@pairs_app.command("check")
+def pairs_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a file of pairs, YAML or JSONL")],
+    domain: Annotated[str, typer.Option(help="the domain pack that the pairs are for")] = "automotive",
+) -> None:
+    """Check pairs: filled in, really different, and right: plans keep the rules and run, replies are grounded."""
+    from agentmill.domains.base import load_domain
+    from simulation.corpora.pairs import check_pairs
+
+    pairs = check_pairs(file, load_domain(domain))
+    print(f"{file}: {len(pairs)} pairs are right; use them with --set corpora.dpo.hand={file}")
 
 
 @gate_app.command("calibrate")
@@ -307,6 +362,23 @@ def _folder(given: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="agentmill-") as name:
         yield Path(name)
+
+
+@bench_app.command("fidelity")
+def bench_fidelity(
+    domain: Annotated[str, typer.Option(help="a domain pack with an expert")] = "automotive",
+    mix: Annotated[str, typer.Option(help="the choice of scenarios")] = "all",
+    conversations: Annotated[int, typer.Option(min=8, help="with good customers, and as many with faulty ones")] = 400,
+) -> None:
+    """How well the user simulator's own errors are found, measured on errors that are made on purpose."""
+    from agentmill.domains.base import load_domain
+    from agentmill.runs import bench_run
+    from benchmarks.fidelity import detect, record
+
+    found = detect(load_domain(domain), conversations, mix)
+    run = bench_run()
+    record(run, found)
+    print(f"agentmill figures {run.root} simulate.fidelity")
 
 
 def find_run(name: str, runs: Path) -> "Run":

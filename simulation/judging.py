@@ -9,6 +9,7 @@ early, the verdicts that it has are kept on disk, and the next attempt asks for 
 """
 
 import asyncio
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,13 @@ from pydantic import Field
 
 from agentmill.config import Strict
 from agentmill.domains.base import Domain, Scenario, load_domain
-from agentmill.models.chat import AgentName
+from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
+from simulation.pacing import Flows
 from simulation.remembered import Remembered
 from simulation.tables import compact, prompt_of, read_table, write_table
 from simulation.verify import Place, Verifier, changing
@@ -60,10 +62,11 @@ class RefineSettings(Strict):
 
     Each of `actors` processes has up to `in_flight` calls at the judge, and remembers the last `remembered` verdicts,
     so that the same call is not paid for twice. `gold_cases` are judged for the agreement on a gold set (0: none).
+    Where more than `max_user_errors` of the conversations are spoiled by the user simulator, no judge is asked at all.
     """
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases"}
+        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases", "max_user_errors"}
     )
     judge: ModelSettings = ModelSettings()
     attempts: int = Field(2, ge=1)
@@ -74,11 +77,14 @@ class RefineSettings(Strict):
     max_error_share: float = Field(0.05, ge=0.0, le=1.0)
     outage: OutageSettings = OutageSettings()
     second_look: SecondLook | None = None
+    max_user_errors: float = Field(0.05, ge=0.0, le=1.0)
     gold_cases: int = Field(240, ge=0)
 
-    def guarded(self, model: ModelSettings, domain: Domain, *, stop: str = "") -> Guarded:
-        """The judge's model behind the breaker."""
-        built, name = build_model(model, domain), f"the judge ({model.identity})"
+    def guarded(
+        self, model: ModelSettings, domain: Domain, *, stop: str = "", built: ChatModel | None = None
+    ) -> Guarded:
+        """The judge's model behind the breaker; `built` where it is there already, such as one with a flow."""
+        built, name = built or build_model(model, domain), f"the judge ({model.identity})"
         return Guarded(built, self.outage, name=name, attempts=self.attempts, stop=stop)
 
 
@@ -102,6 +108,7 @@ class Chunk:
 
 
 Groups = Remembered[pa.Table]
+Deed = tuple[str, str, tuple[str, ...]]  # requests, plan, switches in force: see Place
 
 
 class Conversations:
@@ -110,7 +117,7 @@ class Conversations:
     def __init__(self, folder: Path, domain: Domain) -> None:
         self.folder = folder
         self.domain = domain
-        self._parts = Remembered[dict[str, tuple[str, list[tuple[int, str, str]]]]](_PARTS)
+        self._parts = Remembered[dict[str, tuple[str, list[tuple[int, Deed]]]]](_PARTS)
         self._scenarios = Remembered[Scenario](64)
 
     def place(self, part: str, sid: str, turn: int) -> Place:
@@ -124,18 +131,21 @@ class Conversations:
             raise RunError(f"{self.folder}: conversation {sid} is not in conversations/{part}; simulate again")
         text, changes = known[sid]
         scenario = self._scenarios.get(sid) or self._scenarios.put(sid, Scenario.model_validate_json(text))
-        before = tuple((intent, plan) for number, intent, plan in changes if number < turn)
+        before = tuple(deed for number, deed in changes if number < turn)
         return Place(scenario.world_seed, scenario, before)
 
-    def _read(self, part: str) -> dict[str, tuple[str, list[tuple[int, str, str]]]]:
+    def _read(self, part: str) -> dict[str, tuple[str, list[tuple[int, Deed]]]]:
         table = read_table(self.folder / "conversations" / part, ["sid", "scenario_json"])
-        found: dict[str, tuple[str, list[tuple[int, str, str]]]] = {
+        found: dict[str, tuple[str, list[tuple[int, Deed]]]] = {
             row["sid"]: (row["scenario_json"], []) for row in table.to_pylist()
         }
-        turns = read_table(self.folder / "turns" / part, ["sid", "turn", "status", "intent", "plan"])
-        for row in turns.to_pylist():
-            if row["status"] == "answered" and row["plan"] and changing(self.domain, row["plan"]):
-                found[row["sid"]][1].append((row["turn"], row["intent"], row["plan"]))
+        columns = ["sid", "turn", "status", "intent", "plan", "switches_json"]
+        switches: dict[str, tuple[str, ...]] = {}
+        for row in read_table(self.folder / "turns" / part, columns).to_pylist():
+            sid, plan = row["sid"], row["plan"]
+            switches[sid] = (*switches.get(sid, ()), *json.loads(row["switches_json"]))
+            if row["status"] == "answered" and plan and changing(self.domain.under(switches[sid]), plan):
+                found[sid][1].append((row["turn"], (row["intent"], plan, switches[sid])))
         return found
 
 
@@ -147,9 +157,10 @@ class Refiner:
         self.settings = settings
         self.seed = seed
         self.folder, self.kept, self.stop = Path(folder), Path(work) / "kept", stop
-        self.first = _Asker(self.domain, settings, settings.judge, seed, stop)
-        second = settings.second_look
-        self.second = _Asker(self.domain, settings, second.model, seed, stop) if second else None
+        self.flows = Flows(settings.in_flight, stop)
+        self.first = _Asker(self.domain, settings, "judge", settings.judge, self.flows, seed, stop)
+        look = settings.second_look
+        self.second = _Asker(self.domain, settings, "second", look.model, self.flows, seed, stop) if look else None
         self.conversations = Conversations(self.folder, self.domain)
         self._groups = Groups(GROUPS)
         self._opening = asyncio.Lock()
@@ -170,6 +181,7 @@ class Refiner:
         failed = [verdict["reason"] for verdict in verdicts if verdict["failed"]]
         if failed:
             _keep(verdicts, file)
+        self.flows.note()
         outages, seconds = self.first.outages()
         return {
             "chunk": row["chunk"],
@@ -241,8 +253,10 @@ class Refiner:
 class _Asker:
     """One judge with the verdicts that it gave last, by the digest of what was judged."""
 
-    def __init__(self, domain: Domain, settings: RefineSettings, model: ModelSettings, seed: int, stop: str) -> None:
-        self.guarded = settings.guarded(model, domain, stop=stop)
+    def __init__(
+        self, domain: Domain, settings: RefineSettings, role: str, model: ModelSettings, flows: Flows, seed: int, stop: str
+    ) -> None:
+        self.guarded = settings.guarded(model, domain, stop=stop, built=flows.paced(role, model, domain))
         self.judge = Judge(domain, self.guarded, model, attempts=settings.attempts, max_tokens=settings.max_tokens)
         self.seed = seed
         self._known = Remembered["asyncio.Future[Judged]"](settings.remembered)

@@ -115,7 +115,7 @@ def simulated(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run.create(tmp_path_factory.mktemp("runs") / "small", {}, "test")
     simulate.run(run, SIMULATE, domain="automotive", system=SYSTEM, seed=3)
     refine.run(run, REFINE, domain="automotive", seed=3)
-    corpora.run(run, CorporaSettings(), domain="automotive", seed=3, public=None, public_share=0.0)
+    corpora.run(run, CorporaSettings(), domain="automotive", seed=3)
     return run
 
 
