@@ -350,7 +350,7 @@ async def test_a_tool_that_few_conversations_need_is_looked_for_in_more_of_them(
 
 def test_findings_of_runs_every_part(desk: Domain) -> None:
     torn = replace(desk, documents=None, rule_cases=None, scenarios=None, open_world=None)  # type: ignore[arg-type]
-    assert {"tables", "rules", "prompts", "scenarios", "worlds"} == {
+    assert {"tables", "rules", "prompts", "scenarios", "worlds", "switches"} == {
         f.about for f in findings_of(torn) if "the pack's code fails" in f.sentence
     }
 
