@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from agentmill.domains.base import (
 from agentmill.domains.check import PARTS, findings_of, guarded
 from agentmill.domains.check.elsewhere import process_findings
 from agentmill.domains.check.finding import Finding
+from agentmill.domains.kit.expert import with_expert
 from agentmill.domains.switching import Switch
 from agentmill.models.chat import ChatReply, ChatRequest
 from cluster.cli import app
@@ -371,7 +373,9 @@ def with_switch(desk: Domain, **changes: Any) -> Domain:
         planned = (PlannedSwitch(name=name, turn=1),)
         return [scenario.model_copy(update={"switches": planned}) for scenario in scenarios(count, seed, split)[:1]]
 
-    return replace(desk, switches={switch.name: switch}, mixes={"switches": drawn})
+    assert isinstance(desk.expert, partial)
+    policy = desk.expert.args[0].policy
+    return with_expert(replace(desk, switches={switch.name: switch}, mixes={"switches": drawn}), policy)
 
 
 def test_a_pack_without_switches_has_nothing_to_find_and_one_with_a_sound_switch_neither(desk: Domain) -> None:
@@ -414,6 +418,15 @@ def test_a_switch_that_cannot_be_made_in_its_world_is_found(desk: Domain) -> Non
     found = of("switches", failing)
     assert told(found, "switch looked_up", "cannot be made in the world of scenario")
     assert told(found, "switch looked_up", "no day friday")
+
+
+async def test_the_skeletons_expert_goes_on_when_a_tool_is_renamed(desk: Domain) -> None:
+    """Its policy knows nothing of switches: the kit renames what it plans."""
+    early = (PlannedSwitch(name="looked_up", turn=0),)
+    asking = [s for s in desk.scenarios(40, 0, "train") if {goal.intent for goal in s.goals} == {"repair_status"}]
+    scenarios = [scenario.model_copy(update={"switches": early}) for scenario in asking[:3]]
+    findings = await rehearse(with_switch(desk), scenarios)
+    assert [finding for finding in findings if finding.about in ("expert", "judge")] == []
 
 
 async def test_the_rehearsal_plays_a_scenario_for_every_switch() -> None:
