@@ -116,10 +116,16 @@ async def play(
 
 
 def user_frame(scenario: Scenario, turns: Sequence[Turn]) -> str:
-    """What the user simulator sees: who it plays, what it wants (never the expected end state) and what was said."""
+    """What the user simulator sees: who it plays, what it wants (never the expected end state) and what was said.
+
+    These are the paper's context vectors: the seed topic I (`topic`, `goals`), the environment E (`profile`, `limits`)
+    and the history H, each a line where the scenario has it; the capabilities N stand in the system prompt.
+    """
+    contexts = {"topic": scenario.topic, "profile": scenario.profile, "limits": scenario.limits}
     return render_frame(
         {
             "persona": scenario.persona,
+            **{name: context for name, context in contexts.items() if context},
             "goals": [_wish(goal) for goal in scenario.goals],
             "history": [[turn.utterance, turn.reply] for turn in turns],
         }

@@ -21,16 +21,18 @@ from pydantic import Field
 
 from agentmill.config import Strict
 from agentmill.domains.base import Domain, Scenario, load_domain
-from agentmill.models.chat import AgentName
+from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
-from simulation.job import ActorRange, JobStopped, give_up, heed
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
+from simulation.pacing import Flows
 from simulation.remembered import Remembered
 from simulation.tables import compact, prompt_of, read_table, write_table
 from simulation.verify import Place, Verifier, changing
+from simulation.work import ActorRange
+from simulation.worker import JobStopped, give_up, heed
 
 CHUNK = 256  # so many calls are one row of the job; what a killed worker loses at most of each chunk in flight
 CALL_COLUMNS = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
@@ -60,10 +62,11 @@ class RefineSettings(Strict):
 
     Each of `actors` processes has up to `in_flight` calls at the judge, and remembers the last `remembered` verdicts,
     so that the same call is not paid for twice. `gold_cases` are judged for the agreement on a gold set (0: none).
+    Where more than `max_user_errors` of the conversations are spoiled by the user simulator, no judge is asked at all.
     """
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases"}
+        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases", "max_user_errors"}
     )
     judge: ModelSettings = ModelSettings()
     attempts: int = Field(2, ge=1)
@@ -74,11 +77,14 @@ class RefineSettings(Strict):
     max_error_share: float = Field(0.05, ge=0.0, le=1.0)
     outage: OutageSettings = OutageSettings()
     second_look: SecondLook | None = None
+    max_user_errors: float = Field(0.05, ge=0.0, le=1.0)
     gold_cases: int = Field(240, ge=0)
 
-    def guarded(self, model: ModelSettings, domain: Domain, *, stop: str = "") -> Guarded:
-        """The judge's model behind the breaker."""
-        built, name = build_model(model, domain), f"the judge ({model.identity})"
+    def guarded(
+        self, model: ModelSettings, domain: Domain, *, stop: str = "", built: ChatModel | None = None
+    ) -> Guarded:
+        """The judge's model behind the breaker; `built` where it is there already, such as one with a flow."""
+        built, name = built or build_model(model, domain), f"the judge ({model.identity})"
         return Guarded(built, self.outage, name=name, attempts=self.attempts, stop=stop)
 
 
@@ -151,9 +157,10 @@ class Refiner:
         self.settings = settings
         self.seed = seed
         self.folder, self.kept, self.stop = Path(folder), Path(work) / "kept", stop
-        self.first = _Asker(self.domain, settings, settings.judge, seed, stop)
-        second = settings.second_look
-        self.second = _Asker(self.domain, settings, second.model, seed, stop) if second else None
+        self.flows = Flows(settings.in_flight, stop)
+        self.first = _Asker(self.domain, settings, "judge", settings.judge, self.flows, seed, stop)
+        look = settings.second_look
+        self.second = _Asker(self.domain, settings, "second", look.model, self.flows, seed, stop) if look else None
         self.conversations = Conversations(self.folder, self.domain)
         self._groups = Groups(GROUPS)
         self._opening = asyncio.Lock()
@@ -174,6 +181,7 @@ class Refiner:
         failed = [verdict["reason"] for verdict in verdicts if verdict["failed"]]
         if failed:
             _keep(verdicts, file)
+        self.flows.note()
         outages, seconds = self.first.outages()
         return {
             "chunk": row["chunk"],
@@ -245,8 +253,10 @@ class Refiner:
 class _Asker:
     """One judge with the verdicts that it gave last, by the digest of what was judged."""
 
-    def __init__(self, domain: Domain, settings: RefineSettings, model: ModelSettings, seed: int, stop: str) -> None:
-        self.guarded = settings.guarded(model, domain, stop=stop)
+    def __init__(
+        self, domain: Domain, settings: RefineSettings, role: str, model: ModelSettings, flows: Flows, seed: int, stop: str
+    ) -> None:
+        self.guarded = settings.guarded(model, domain, stop=stop, built=flows.paced(role, model, domain))
         self.judge = Judge(domain, self.guarded, model, attempts=settings.attempts, max_tokens=settings.max_tokens)
         self.seed = seed
         self._known = Remembered["asyncio.Future[Judged]"](settings.remembered)

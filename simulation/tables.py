@@ -52,15 +52,6 @@ REFINED_SCHEMA = pa.schema(
     ],
     metadata=CALL_SCHEMA.metadata,
 )
-_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-SFT_SCHEMA = pa.schema(
-    [
-        ("prompt", pa.list_(_MESSAGE)),
-        ("completion", pa.list_(_MESSAGE)),
-        *[(name, pa.string()) for name in ("agent", "call_id", "sid", "source")],
-    ],
-    metadata=CALL_SCHEMA.metadata,
-)
 
 
 def compact(value: Any) -> str:
@@ -180,12 +171,21 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise RunError(f"{path}: there is no such file; run the stage that makes it first")
     table = pq.read_table(path, columns=columns)
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    require_version(path, table.schema)
+    return table
+
+
+def require_version(path: Path, schema: pa.Schema) -> None:
+    """Refuse a file of another schema version.
+
+    Raises:
+        RunError: when it is of another one.
+    """
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != SCHEMA_VERSION:
         raise RunError(
             f"{path}: schema version {version}, this agentmill reads {SCHEMA_VERSION}; run the stage again with it"
         )
-    return table
 
 
 def part_files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from agentmill.models.chat import AgentName, ChatModel
 
 if TYPE_CHECKING:
     from agentmill.agents.state import DialogueState
+    from agentmill.domains.coverage import Coverage
     from agentmill.domains.switching import Switch
     from agentmill.plans.parse import Plan
 
@@ -341,6 +342,7 @@ class Domain:
     changed_reply: str = CHANGED_REPLY  # the safe reply where the world was changed and nothing else can be said
     rule_cases: Mapping[str, RuleCase] = field(default_factory=dict)  # by the rule's code
     mixes: Mapping[str, ScenarioSource] = field(default_factory=dict)  # narrower choices of scenarios, by name
+    coverage: "Coverage | None" = None  # what the mix `coverage` is drawn to cover
     attacks: Callable[[], Sequence[Attack]] = tuple  # what `agentmill redteam` plays
     gold: Callable[[AgentName, str, int], Sequence[GoldCase]] | None = None  # (agent, user frame, seed) -> known cases
     heard: Callable[[str, Sequence[str], str], Json] | None = (

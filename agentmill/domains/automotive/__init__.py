@@ -9,6 +9,7 @@ def build() -> Domain:
     from agentmill.domains.automotive.assess import assess
     from agentmill.domains.automotive.attacks import corpus
     from agentmill.domains.automotive.cases import CASES
+    from agentmill.domains.automotive.coverage import COVERAGE, generate_coverage
     from agentmill.domains.automotive.documents import documents
     from agentmill.domains.automotive.policy import POLICY
     from agentmill.domains.automotive.prompts import WORDING
@@ -36,7 +37,8 @@ def build() -> Domain:
         grounded=POLICY.grounding.ungrounded,
         documents=documents,
         rule_cases=CASES,
-        mixes={"core": generate_core, "switches": generate_switches},
+        mixes={"core": generate_core, "switches": generate_switches, "coverage": generate_coverage},
+        coverage=COVERAGE,
         attacks=corpus,
         switches=SWITCHES,
         reworded=reworded(WORDING),

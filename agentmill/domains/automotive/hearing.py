@@ -11,13 +11,18 @@ from agentmill.domains.automotive.catalogue import CATALOGUE, CONDITIONS, DAYS
 from agentmill.domains.automotive.voice import mentions
 from agentmill.domains.base import CHANGED_REPLY
 
-Kind = Literal["question", "proposal", "mismatch", "refused", "gone", "changed", "unhelpful", "done"]
+Kind = Literal[
+    "question", "proposal", "mismatch", "refused", "gone", "unhelpful", "done",
+    "changed", "bargains", "limit", "puzzled", "pushes",
+]  # fmt: skip
 
 
 class Heard(NamedTuple):
     """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong.
 
-    `changed` is a proposal to which the customer says that they want it otherwise, `gone` a refusal because the car is.
+    `gone` is a refusal because the car is. The last five kinds are what the customer makes of a reply: a proposal that
+    they want otherwise (`changed`) or try to better (`bargains`), the refusal of that (`limit`), a question that they
+    do not follow (`puzzled`), and what they push for more at (`pushes`).
     """
 
     kind: Kind

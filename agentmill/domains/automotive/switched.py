@@ -84,7 +84,7 @@ class _Ground:
     def incentive(self) -> Iterator[Planned]:
         """The best incentive on a car ends before the customer asks for its price."""
         for place, goal in enumerate(self.goals):
-            if "price_offer" in (goal.intent, *goal.also) and "discount" not in goal.slots:
+            if "price_offer" in (goal.intent, *goal.also) and not {"discount", "ask_discount"} & goal.slots.keys():
                 car = self._vehicle(goal.slots["stock"])
                 offers = [row for row in self.data.business.incentives if row.make in (None, car.make)]
                 best, *rest = [*sorted(offers, key=lambda row: (-row.amount, row.code)), None]
@@ -139,12 +139,14 @@ class _Ground:
 
     def _plain(self, goal: Goal) -> bool:
         """Whether the customer has no second choice yet and stays with the first."""
-        return not any(name.startswith(("else_", "mind_")) for name in goal.slots)
+        return not any(name.startswith(("else_", "mind_", "ask_")) for name in goal.slots)
 
     def _alone(self, place: int, day: str) -> bool:
         """Whether no other goal needs the day as it was."""
         others = [goal for at, goal in enumerate(self.goals) if at != place and goal.intent != "opening_hours"]
-        return not any(day == goal.slots.get(name) for goal in others for name in ("day", "else_day", "mind_day"))
+        return not any(
+            day == goal.slots.get(name) for goal in others for name in ("day", "else_day", "mind_day", "ask_day")
+        )
 
     def _other_hours(self, change: str, goal: Goal, day: str) -> Iterator[tuple[str, list[Slot], list[Slot]]]:
         """The switches of a day's hours, with the times that they take away and those that are left or elsewhere."""
@@ -215,7 +217,7 @@ class _Ground:
 
 def _cars(goal: Goal) -> set[str]:
     """The stock numbers that a goal names."""
-    return {goal.slots[name] for name in ("stock", "other_stock", "else_stock") if name in goal.slots}
+    return {goal.slots[name] for name in ("stock", "other_stock", "else_stock", "mind_stock") if name in goal.slots}
 
 
 def _with(goal: Goal, slots: Json, expect: Json) -> Goal:

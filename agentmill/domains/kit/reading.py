@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentmill.domains.base import Entity, Intent, Json, missing_entity
+from agentmill.domains.kit.personas import CORRECTION
 from agentmill.domains.kit.policy import Frame
 from agentmill.domains.switching import Switch, intents_under, names_in
 
@@ -34,7 +35,8 @@ TALK = cue(
 )
 AGREES = re.compile(
     r"^\W*(?:yes|yeah|yep|sure|please do|go ahead|ok|okay|perfect|that works|sounds good|great|correct|right|confirm|"
-    r"do it|book it|absolutely|definitely|of course|fine|exactly|that's right)\b",
+    r"do it|book it|absolutely|definitely|of course|fine|exactly|that's right|"
+    r"it sounds good|for me this works)\b",
     re.IGNORECASE,
 )
 DECLINES = cue(r"no|not|wrong|never mind|leave it|forget it|don't")
@@ -120,16 +122,23 @@ class Reading:
         }
 
     def heard(self, requests: Sequence[str], frame: Frame, assistant: str) -> Json:
-        """The entities heard, in the order of their table, references resolved."""
+        """The entities heard, in the order of their table; what is said after "no wait" is meant."""
+        found: Json = {}
+        for part in CORRECTION.split(frame.get("customer", "")):
+            found |= self.values(requests, part, frame, assistant)
+        return {name: found[name] for name in self.entities if name in found}
+
+    def values(self, requests: Sequence[str], text: str, frame: Frame, assistant: str) -> Json:
+        """The entities in a text, references resolved."""
         wanted, supplied = set(self.slots(requests)), self.supplied(requests)
-        text = _GREETING.sub(" ", frame.get("customer", ""))
+        text = _GREETING.sub(" ", text)
         heard = self.refer(text, json.loads(frame.get("memory", "{}")))
         heard = {name: value for name, value in heard.items() if name in wanted - supplied}
         for name in self.entities:
             if name in wanted:
                 value, text = self.readers[name](text, heard, assistant)
                 heard |= {} if value is None else {name: value}
-        return {name: heard[name] for name in self.entities if name in heard}
+        return heard
 
     def _implied(self, frame: Frame) -> str:
         return next((name for name in self.alone if self.heard((name,), frame, "")), "")

@@ -11,6 +11,7 @@ def build() -> Domain:
     from agentmill.domains.library_desk.assess import assess
     from agentmill.domains.library_desk.attacks import corpus
     from agentmill.domains.library_desk.cases import CASES
+    from agentmill.domains.library_desk.coverage import COVERAGE, generate_coverage
     from agentmill.domains.library_desk.documents import documents
     from agentmill.domains.library_desk.policy import POLICY
     from agentmill.domains.library_desk.prompts import WORDING
@@ -36,7 +37,8 @@ def build() -> Domain:
         grounded=POLICY.grounding.ungrounded,
         documents=documents,
         rule_cases=CASES,
-        mixes={"switches": generate_switches},
+        mixes={"switches": generate_switches, "coverage": generate_coverage},
+        coverage=COVERAGE,
         attacks=corpus,
         switches=SWITCHES,
         reworded=reworded(WORDING),
