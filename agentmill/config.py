@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,9 +21,20 @@ class ConfigError(UserError, ValueError):
 
 
 class Strict(BaseModel):
-    """Base of all settings: unknown keys are refused, values are checked when the object is made, and then frozen."""
+    """Base of all settings: unknown keys are refused, values are checked when the object is made, and then frozen.
+
+    `OPERATIONAL` names those that say how work is done (how many at a time, how long one waits) and not what comes
+    out: they may be changed half-way.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset()
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the result, as JSON values: all but the operational ones, those inside included."""
+        dumped = self.model_dump(mode="json", exclude=set(self.OPERATIONAL))
+        inner = {name: value for name, value in self if name in dumped and isinstance(value, Strict)}
+        return {**dumped, **{name: value.deciding() for name, value in inner.items()}}
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -88,6 +99,21 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     if close:
         return close[0]
     return next((name for name in names if word and (name.startswith(word) or word.startswith(name))), None)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What changed between two JSON values, one line each: `simulate.conversations 100 -> 200`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            lines += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return lines
+    return [] if old == new else [f"{path} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _parse_yaml(text: str, source: str) -> Any:

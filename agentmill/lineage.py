@@ -28,7 +28,7 @@ PACKAGES = (
     "pydantic",
     "pydantic-monty",
     "sqlalchemy",
-    "openai",
+    "aiohttp",
 )
 
 

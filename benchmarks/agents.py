@@ -25,7 +25,8 @@ from agentmill.models.chat import ChatModel, ChatReply, ChatRequest, Message
 from agentmill.plans.parse import read_plan
 from agentmill.plans.sandbox import Sandbox
 from simulation.models import ModelSettings
-from simulation.rollout import Rolled, converse
+from simulation.rolled import Rolled
+from simulation.rollout import converse
 
 Work = Callable[[], Awaitable[None]]
 AT_ONCE = 20

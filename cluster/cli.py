@@ -1,11 +1,13 @@
 """The command `agentmill`. Parse first, import the heavy code after: `--help` answers at once.
 
-Exit codes: 0 done, 1 a check failed (doctor, domain check, redteam), 2 an error that the user can put right (a message,
-never a traceback), 130 stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 done, 1 a check failed (doctor, domain check, redteam, bench chaos), 2 an error that the user can put
+right (a message, never a traceback), 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -66,6 +68,10 @@ def run_command(
         str | None, typer.Option("--from", metavar="STAGE", help="do this stage and later ones again")
     ] = None,
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")] = None,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option("--fresh", metavar="STAGE", help="set aside what this stage has done so far, and begin it anew"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show what would be done, do nothing")] = False,
     runs: RunsOption = RUNS,
 ) -> None:
@@ -81,7 +87,7 @@ def run_command(
         print_plan(runs / settings.name, settings, first, last)
         return
     run = Run.create(runs / settings.name, settings.resolved(), command_line())
-    execute(run, settings, first=first, last=last)
+    execute(run, settings, first=first, last=last, fresh=fresh or [])
     print_result(run)
 
 
@@ -305,6 +311,74 @@ def bench_agents(
 
     run = bench(domains or packs(), scenarios)
     print(f"agentmill figures {run.root} agents")
+
+
+FolderOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="where the runs are made and stay (default: a temporary folder)")
+]
+
+
+@bench_app.command("large")
+def bench_large(
+    conversations: Annotated[int, typer.Option(min=2, help="conversations of the large run")] = 7200,
+    small: Annotated[int, typer.Option(min=2, help="conversations of the small one beside it")] = 700,
+    mix: Annotated[str | None, typer.Option(help="which scenarios (default: coverage, where the pack has it)")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folder: FolderOption = None,
+) -> None:
+    """Simulate, judge and build corpora of many conversations: time, memory of driver and workers, bytes on disk."""
+    from benchmarks.large import bench_large as bench
+
+    with _folder(folder) as place:
+        run = bench(place, conversations, small, mix, seed)
+    print(f"agentmill figures {run.root} simulate")
+
+
+@bench_app.command("chaos")
+def bench_chaos(
+    conversations: Annotated[int, typer.Option(min=20, help="conversations of each of the two runs")] = 400,
+    kills: Annotated[int, typer.Option(min=1, help="how often a worker or the driver is killed")] = 10,
+    mix: Annotated[str, typer.Option(help="which scenarios")] = "all",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folder: FolderOption = None,
+) -> None:
+    """Kill workers and the driver of a simulation at random moments; the result must be that of one left alone."""
+    from benchmarks.chaos import bench_chaos as bench
+
+    with _folder(folder) as place:
+        run = bench(place, conversations, kills, seed, mix)
+    print(f"agentmill figures {run.root} simulate.chaos")
+    if run.figures()["simulate.chaos.differences"].value:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """The folder that was asked for, or a temporary one that goes away."""
+    import tempfile
+
+    if given is not None:
+        yield given.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="agentmill-") as name:
+        yield Path(name)
+
+
+@bench_app.command("fidelity")
+def bench_fidelity(
+    domain: Annotated[str, typer.Option(help="a domain pack with an expert")] = "automotive",
+    mix: Annotated[str, typer.Option(help="the choice of scenarios")] = "all",
+    conversations: Annotated[int, typer.Option(min=8, help="with good customers, and as many with faulty ones")] = 400,
+) -> None:
+    """How well the user simulator's own errors are found, measured on errors that are made on purpose."""
+    from agentmill.domains.base import load_domain
+    from agentmill.runs import bench_run
+    from benchmarks.fidelity import detect, record
+
+    found = detect(load_domain(domain), conversations, mix)
+    run = bench_run()
+    record(run, found)
+    print(f"agentmill figures {run.root} simulate.fidelity")
 
 
 def find_run(name: str, runs: Path) -> "Run":

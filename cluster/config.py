@@ -19,8 +19,8 @@ from raytrain.settings import SftSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
 from simulation.gate import GateSettings
+from simulation.judging import RefineSettings
 from simulation.redteam import RedteamSettings
-from simulation.refine import RefineSettings
 from simulation.simulate import SimulateSettings
 
 

@@ -22,7 +22,7 @@ SCAN_ROWS = 4096
 
 @dataclass(frozen=True)
 class ShownCall:
-    """One model call: who, what it was asked, what it said, what it cost."""
+    """One model call: who, what it was asked, what it said, what it cost; `latency_s` is None where nobody measured."""
 
     agent: str
     messages: list[tuple[str, str]]
@@ -32,7 +32,7 @@ class ShownCall:
     model: str
     prompt_tokens: int
     completion_tokens: int
-    latency_s: float
+    latency_s: float | None
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,17 @@ def conversations(run: Run, count: int, stage: str = "sft") -> list[ShownConvers
     chosen = [*passed[: count - min(len(failed), count // 3)], *failed[: count // 3]][:count]
     wanted = {str(row["sid"]) for row in chosen}
     turns, calls = _by_sid(folder / "turns", wanted), _by_sid(folder / "calls", wanted)
-    return [_conversation(row, turns[str(row["sid"])], calls[str(row["sid"])]) for row in chosen]
+    timings = _by_sid(folder / "timings", wanted)
+    return [_conversation(row, *(rows[str(row["sid"])] for rows in (turns, calls, timings))) for row in chosen]
 
 
-def _conversation(row: dict[str, Any], turns: list[dict[str, Any]], calls: list[dict[str, Any]]) -> ShownConversation:
+def _conversation(
+    row: dict[str, Any], turns: list[dict[str, Any]], calls: list[dict[str, Any]], timings: list[dict[str, Any]]
+) -> ShownConversation:
+    seconds = {(t["turn"], t["index"]): float(t["seconds"]) for t in timings if t["kind"] == "call"}
     by_turn: dict[int, list[ShownCall]] = defaultdict(list)
     for call in sorted(calls, key=lambda c: (c["turn"], c["index"])):
-        by_turn[int(call["turn"])].append(_call(call))
+        by_turn[int(call["turn"])].append(_call(call, seconds.get((call["turn"], call["index"]))))
     goals = json.loads(row["scenario_json"]).get("goals", [])
     return ShownConversation(
         sid=str(row["sid"]),
@@ -126,7 +130,7 @@ def _conversation(row: dict[str, Any], turns: list[dict[str, Any]], calls: list[
     )
 
 
-def _call(row: dict[str, Any]) -> ShownCall:
+def _call(row: dict[str, Any], seconds: float | None) -> ShownCall:
     return ShownCall(
         agent=row["agent"],
         messages=_messages(json.loads(row["messages_json"])),
@@ -136,7 +140,7 @@ def _call(row: dict[str, Any]) -> ShownCall:
         model=row["model"],
         prompt_tokens=row["prompt_tokens"],
         completion_tokens=row["completion_tokens"],
-        latency_s=row["latency_s"],
+        latency_s=seconds,
     )
 
 

@@ -23,7 +23,8 @@ MISSING = "missing"
 class Stage:
     """One stage. `sources` are the modules and packages whose code decides its result; `figures` dotted prefixes.
 
-    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session.
+    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session. `work` is
+    the folder of a stage that does its rows one by one: what lies there was paid for, and is never thrown away unasked.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     figures: tuple[str, ...]
     memory_gib: float = 1.0
     ray: bool = True
+    work: str = ""
 
 
 def _simulate(run: Run, config: RunConfig) -> None:
@@ -111,11 +113,12 @@ STAGES: tuple[Stage, ...] = (
         name="simulate",
         does="the user simulator talks to the teacher's system",
         run=_simulate,
-        settings=lambda c: {**_system(c), "simulate": c.simulate.model_dump(mode="json")},
+        settings=lambda c: {**_system(c), "system": c.system.deciding(), "simulate": c.simulate.deciding()},
         needs=(),
         sources=("agentmill", "simulation"),
         owns=("simulate",),
         figures=("simulate",),
+        work="simulate/.work",
     ),
     Stage(
         name="gate",
@@ -136,11 +139,12 @@ STAGES: tuple[Stage, ...] = (
         name="refine",
         does="the judge reads every call and mends what is wrong",
         run=_refine,
-        settings=lambda c: {**_common(c), "refine": c.refine.model_dump(mode="json")},
+        settings=lambda c: {**_common(c), "refine": c.refine.deciding()},
         needs=("simulate",),
         sources=("agentmill", "simulation"),
         owns=("refine",),
         figures=("refine",),
+        work="refine/.work",
     ),
     Stage(
         name="corpora",
@@ -248,16 +252,6 @@ def pack_digest(domain: str) -> str | None:
     return digest_json({name: digest_path(file) for name, file in files.items()}) if files else None
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What changed between two inputs, one line each: `simulate.conversations 100 -> 200`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in sorted(old.keys() | new.keys()):
-            lines += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        return lines
-    return [] if old == new else [f"{path} {_short(old)} -> {_short(new)}"]
-
-
 def _base_digest(config: RunConfig) -> str | None:
     from cluster.base import model_folder
 
@@ -273,8 +267,3 @@ def _files(module: str) -> list[Path]:
     if spec.submodule_search_locations is None:
         return [origin]
     return sorted(p for p in origin.parent.rglob("*") if p.suffix in {".py", ".j2"})
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."

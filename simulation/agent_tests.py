@@ -19,7 +19,7 @@ from agentmill.models.chat import AgentName, ChatModel, ChatRequest, Message, Mo
 from agentmill.plans.sandbox import Sandbox
 from simulation.judge import TRAINABLE
 from simulation.metrics import Heard, Measure, compare_understanding, entity_f1, rate, same_plan, same_verdict
-from simulation.verify import Verifier, ungrounded
+from simulation.verify import Place, Verifier, ungrounded
 
 RESULT_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("call_id", "agent", "prompt_json", "reference", "output", "error")]
@@ -138,7 +138,7 @@ async def _right(answer: Answer, verifier: Verifier, domain: Domain) -> dict[str
             "question": heard.question,
         }
     if test.agent == "planner":
-        runs = not await verifier.problem("planner", answer.frame, output, test.world_seed)
+        runs = await verifier.executable(answer.frame, output, Place(test.world_seed))
         return {"equivalent": same_plan(test.reference, output), "executable": runs}
     if test.agent == "evaluator":
         return {"agreement": same_verdict(test.reference, output)}

@@ -10,12 +10,12 @@ evaluation that was killed goes on with the others.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from agentmill.agents.gate import GateCounts
 from agentmill.agents.settings import TeamSettings
@@ -30,9 +30,10 @@ from simulation.agent_tests import AgentTest, Answer, ask_all, draw_tests, measu
 from simulation.conversation import TurnFailed, play
 from simulation.gateway_client import GatewayClient, ServedAgentModel
 from simulation.models import ModelSettings, build_model
-from simulation.rollout import Rolled, converse, read_rollout_row, rolled, rollout_row, stopped
+from simulation.rolled import Rolled
+from simulation.rollout import converse, rolled, stopped
 from simulation.scenarios import conversation_sid
-from simulation.tables import conversation_tables, read_table, scenarios_by_sid, write_table
+from simulation.tables import column_by_sid, conversation_tables, read_table, write_table
 
 TEACHER = "teacher"
 
@@ -81,7 +82,7 @@ def run_teacher(
 
 def evaluation_scenarios(run: Run, source: ScenarioSource, count: int, seed: int) -> list[Scenario]:
     """Held-out scenarios of this run's evaluation: none of them was simulated, whatever split it was in."""
-    simulated = {scenario.sid for scenario in scenarios_by_sid(run.path("simulate", "conversations")).values()}
+    simulated = set(column_by_sid(run.path("simulate", "conversations"), "scenario").values())
     drawn = source(2 * count, (seed + 1) * 7919, "heldout")
     fresh = {scenario.sid: scenario for scenario in drawn if scenario.sid not in simulated}
     return list(fresh.values())[:count]
@@ -155,6 +156,7 @@ async def _converse_over_http(
             domain,
             prompts=speaker.prompts,
             temperature=speaker.temperature,
+            switch=partial(client.switch, session),
         )
         if played.status == "error":
             unknown = Assessment(success=False)
@@ -187,7 +189,7 @@ async def _play_all(
                     error = f"not finished within conversation_timeout_s={settings.conversation_timeout_s:g}"
                     done[sid] = stopped(scenario, sid, error, time.perf_counter() - began)
             with kept.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(rollout_row(done[sid])) + "\n")
+                stream.write(done[sid].model_dump_json() + "\n")
         bar.advance(1, success=sum(d.conversation.success for d in done.values()) / len(done))
 
     with progress(f"eval {stage}", len(scenarios), "conversations") as bar:
@@ -210,8 +212,8 @@ def _read_kept(kept: Path) -> dict[str, Rolled]:
     done: dict[str, Rolled] = {}
     for line in kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []:
         try:
-            found = read_rollout_row(json.loads(line))
-        except json.JSONDecodeError:
+            found = Rolled.model_validate_json(line)
+        except ValidationError:
             continue
         if found.conversation.status != "error":
             done[found.conversation.sid] = found
@@ -219,7 +221,7 @@ def _read_kept(kept: Path) -> dict[str, Rolled]:
 
 
 def _agent_tests(run: Run, settings: EvaluateSettings, seed: int) -> list[AgentTest]:
-    seeds = {sid: s.world_seed for sid, s in scenarios_by_sid(run.path("simulate", "conversations")).items()}
+    seeds = column_by_sid(run.path("simulate", "conversations"), "world_seed")
     heldout = read_table(run.path("corpora", "sft", "heldout.parquet"))
     return draw_tests(heldout, seeds, settings.agent_calls, seed)
 

@@ -1,37 +1,43 @@
 """A resumable Ray Data job: rows of one Parquet file -> actors -> Parquet files, each row done once.
 
 In go a Parquet file with a unique id column, an actor class and its pool; out comes `work/out/*.parquet`, a row for
-each input row. Each attempt has a folder with the rows that were left and a ledger of the ids that it finished (Ray
-Data's checkpoint: pending before the data file is written, committed after), so that a job killed at any point goes on
-with the rest. Invariants: an id is in `out` at most once; one block is one output file, so at most the rows in flight
-are done again; the rows' own failures travel as rows, never as exceptions.
+each input row. A worker writes its finished block itself, under a name made from the block's ids, and atomically: the
+file is the commit. So the driver and the object store never hold results, and memory does not grow with the rows.
 
-The next attempt leaves out finished ids here and not by Ray's own filter, which starts further actors and took 40 s on
-two cores to skip 850 of 1,200 rows (Ray 2.60).
+Invariants: a block that was written is never done again, not even by the worker that follows a killed one; what a
+killed attempt was still writing has another name and is removed; an id that two attempts wrote (workers may outlive
+their driver for a moment) counts once, see `simulation.index`. The rows' own failures travel as rows, never as
+exceptions. The next attempt reads which ids are there and does the rest.
+
+Ray Data's own checkpoint was left for this: it starts further actors to skip what is done (40 s for 850 rows on two
+cores, Ray 2.60), writes in tasks of their own, and at a kill loses blocks that were finished and not yet written.
 """
 
+import json
 import math
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agentmill.config import UserError
-from agentmill.log import Progress, progress, say
+from agentmill.log import Progress, duration, progress, say
+from agentmill.runs import atomic_write_text, digest_json
+from simulation.index import finished_ids
+from simulation.memory import worker_peaks
+from simulation.tables import write_table
+from simulation.work import Job, Pool, errors_in, output_files
+from simulation.worker import Worker
 
-_PENDING = ".pending.parquet"
-_POLL_S = 1.0
-_OTHER_CPUS = 2  # for reading and writing; each one more is another worker process to start
-
-
-class JobStopped(Exception):
-    """Raised in a worker when the job is to end early."""
+_OTHER_CPUS = 1  # for reading the rows; each one more is another worker process to start
+_READ_ROWS = 1024  # about so many rows are one file of an attempt, and read by one task
+_STATE_EVERY_S = 2.0
 
 
 class JobFailed(UserError):
@@ -39,113 +45,86 @@ class JobFailed(UserError):
 
 
 @dataclass(frozen=True)
-class Pool:
-    """How many actors, and how many rows each has in flight: `calls` blocks of at most `block_rows` rows."""
+class Done:
+    """What a job that ended well says of itself: rows in `out`, how many of them failed, the largest worker in MiB."""
 
-    actors: int
-    block_rows: int
-    calls: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to run. `errors` says of an output table which of its rows failed, as a list of messages."""
-
-    label: str
-    unit: str
-    rows: Path
-    work: Path
-    id_column: str
-    max_error_share: float
-    errors: Callable[[pa.Table], list[str]]
-    columns: tuple[str, ...]
-
-    @property
-    def out(self) -> Path:
-        return self.work / "out"
-
-    @property
-    def stop(self) -> Path:
-        return self.work / "stop"
-
-    @property
-    def total(self) -> int:
-        return int(pq.read_metadata(self.rows).num_rows)
+    rows: int
+    failed: int
+    worker_peak_mib: float
 
 
-def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, batches: bool = False) -> None:
+def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, batches: bool = False) -> Done:
     """Do what is left of the job and wait for it. Ray is initialised already.
 
-    `actor` is constructed with `arguments` and `stop` in each worker; its async `__call__` takes a row, or a whole
-    block as an Arrow table where `batches` is set, and begins with `heed(stop)`. As soon as too many rows have failed
-    for the job to end well, the file `stop` appears and the job ends.
+    `actor` is constructed with `arguments` and `stop` in each worker; its async `__call__` takes a row and gives one,
+    or takes a whole block as an Arrow table and gives one where `batches` is set. As soon as too many rows have failed
+    for the job to end well, the file `stop` appears and the job ends; an actor with long blocks may `heed` it.
 
     Raises:
         JobFailed: when more than `job.max_error_share` of the rows failed.
     """
     job.out.mkdir(parents=True, exist_ok=True)
     job.stop.unlink(missing_ok=True)
-    _drop_unfinished(job)
+    for half_written in job.out.glob(".*.part"):
+        half_written.unlink(missing_ok=True)
     watch = _Watch(job)
     if watch.done < job.total:
         if watch.done:
             say(job.label, f"{watch.done:,} of {job.total:,} {job.unit} are there already; going on")
-        attempt = _new_attempt(job)
-        with _quiet_ray_data(), progress(job.label, job.total, job.unit) as bar, _watching(watch, bar):
-            _execute(job, attempt, actor, arguments, pool, batches)
+        attempt = _new_attempt(job, pool)
+        with _quiet_ray_data(), progress(job.label, job.total, job.unit) as bar:
+            watch.show(bar)
+            _execute(job, attempt, actor, arguments, pool, batches, watch)
     _check_errors(job, watch)
+    return Done(watch.done, len(watch.errors), max(worker_peaks(job.work).values(), default=0.0))
 
 
-def heed(stop: str) -> None:
-    """End a worker's call when the job was told to stop.
-
-    Raises:
-        JobStopped: when it was.
-    """
-    if os.path.exists(stop):
-        raise JobStopped(stop)
+def read_state(work: Path) -> dict[str, Any] | None:
+    """How far the job in `work` was when its driver last wrote it down: done, total, unit, failed, per_s."""
+    file = work / "state.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def output_files(job: Job) -> list[Path]:
-    """The committed output files, by name."""
-    return sorted(path for path in job.out.glob("*.parquet"))
-
-
-def _ledger_entries(job: Job, *, pending: bool = False) -> list[Path]:
-    """The ledgers' files of all attempts: the committed ones, or those whose data file may be half written."""
-    return sorted(p for p in job.work.glob("attempt-*/ledger/*.parquet") if p.name.endswith(_PENDING) == pending)
-
-
-def _drop_unfinished(job: Job) -> None:
-    """Remove what an ended attempt was writing: data files that no ledger has committed, then what announced them."""
-    committed = {entry.stem for entry in _ledger_entries(job)}
-    for path in output_files(job):
-        if _stem(path) not in committed:
-            path.unlink()
-    for entry in _ledger_entries(job, pending=True):
-        entry.unlink()
-
-
-def _stem(path: Path) -> str:
-    """The name under which a ledger knows a data file: without the number of the file in its write task."""
-    return path.stem.rpartition("-")[0]
-
-
-def _new_attempt(job: Job) -> Path:
-    """Make the folder of the next attempt, with the rows that no ledger holds."""
-    done = {sid for entry in _ledger_entries(job) for sid in pq.read_table(entry)[job.id_column].to_pylist()}
-    rows = pq.read_table(job.rows)
-    left = rows.filter(pa.array([sid not in done for sid in rows[job.id_column].to_pylist()]))
+def _new_attempt(job: Job, pool: Pool) -> Path:
+    """Write the rows that are left as files of even size; holds all ids and the rows of one file."""
+    finished = finished_ids(job.out, job.id_column)
+    left = pc.invert(pc.is_in(pq.read_table(job.rows, columns=[job.id_column])[job.id_column], finished))
+    count = int(pc.sum(left).as_py())
     attempt = job.work / f"attempt-{len(list(job.work.glob('attempt-*'))):03d}"
-    (attempt / "ledger").mkdir(parents=True)
-    pq.write_table(left, attempt / "rows.parquet")
+    (attempt / "rows").mkdir(parents=True)
+    files = math.ceil(count / max(_READ_ROWS, pool.block_rows))
+    waiting = _Waiting(job.rows, left)
+    for number in range(files):
+        rows = count * (number + 1) // files - count * number // files
+        pq.write_table(waiting.take(rows), attempt / "rows" / f"part-{number:05d}.parquet")
     return attempt
 
 
-def _execute(job: Job, attempt: Path, actor: type, arguments: Mapping[str, Any], pool: Pool, batches: bool) -> None:
+class _Waiting:
+    """The rows of a file that are marked, from its beginning on, without holding the others."""
+
+    def __init__(self, path: Path, marks: pa.ChunkedArray) -> None:
+        self._file = pq.ParquetFile(path)
+        self._batches = self._file.iter_batches(_READ_ROWS)
+        self._marks, self._at = marks, 0
+        self._held: pa.Table = self._file.schema_arrow.empty_table()
+
+    def take(self, count: int) -> pa.Table:
+        """The next `count` rows."""
+        while self._held.num_rows < count:
+            batch = next(self._batches)
+            marks = self._marks.slice(self._at, batch.num_rows).combine_chunks()
+            self._at += batch.num_rows
+            self._held = pa.concat_tables([self._held, pa.Table.from_batches([batch.filter(marks)])])
+        taken, self._held = self._held.slice(0, count), self._held.slice(count)
+        return taken
+
+
+def _execute(
+    job: Job, attempt: Path, actor: type, arguments: Mapping[str, Any], pool: Pool, batches: bool, watch: "_Watch"
+) -> None:
     import ray
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
-    from ray.data.checkpoint import CheckpointConfig
     from ray.exceptions import RayError
 
     context = DataContext.get_current().copy()
@@ -153,32 +132,35 @@ def _execute(job: Job, attempt: Path, actor: type, arguments: Mapping[str, Any],
     context.print_on_execution_start = False
     context.use_datasource_v2 = False  # its pool of 32 footer readers takes a minute to start on two cores (Ray 2.60)
     context.execution_no_progress_timeout_s = -1  # one conversation with a slow model may take longer than the default
-    context.checkpoint_config = CheckpointConfig(
-        id_column=job.id_column, checkpoint_path=str(attempt / "ledger"), delete_checkpoint_on_success=False
-    )
+    context.execution_options.resource_limits = ExecutionResources(cpu=pool.most + _OTHER_CPUS)
     compute = ActorPoolStrategy(
-        size=pool.actors, max_tasks_in_flight_per_actor=pool.calls + 1, max_concurrent_calls_per_actor=pool.calls
-    )
-    context.execution_options.resource_limits = ExecutionResources(cpu=pool.actors + _OTHER_CPUS)
+        min_size=pool.least, max_size=pool.most, max_tasks_in_flight_per_actor=pool.calls + 1,
+        max_concurrent_calls_per_actor=pool.calls,
+    )  # fmt: skip
+    files = sorted((attempt / "rows").glob("*.parquet"))
+    blocks = sum(math.ceil(pq.read_metadata(file).num_rows / pool.block_rows) for file in files)
+    given = {"job": job, "actor": actor, "arguments": dict(arguments), "batches": batches}
     with DataContext.current(context):
-        blocks = math.ceil(pq.read_metadata(attempt / "rows.parquet").num_rows / pool.block_rows)
-        rows = ray.data.read_parquet(str(attempt / "rows.parquet"), override_num_blocks=blocks)
-        given = {**arguments, "stop": str(job.stop)}
-        options: dict[str, Any] = {"compute": compute, "num_cpus": 1, "fn_constructor_kwargs": given}
-        if batches:
-            done = rows.map_batches(actor, batch_size=None, batch_format="pyarrow", **options)
-        else:
-            done = rows.map(actor, **options)
+        rows = ray.data.read_parquet([str(file) for file in files], override_num_blocks=blocks, concurrency=1)
+        done = rows.map_batches(
+            Worker, batch_size=None, batch_format="pyarrow", compute=compute, num_cpus=1, fn_constructor_kwargs=given
+        )
         try:
-            done.write_parquet(str(job.out), concurrency=1)
+            for block in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                watch.add(block)
         except RayError:
             if not job.stop.exists():  # else the workers did as they were told, and the errors are counted next
                 raise
 
 
 def _check_errors(job: Job, watch: "_Watch") -> None:
-    watch.look()
+    given_up = job.stop.read_text(encoding="utf-8") if job.stop.exists() else ""
     job.stop.unlink(missing_ok=True)
+    if given_up:
+        raise JobFailed(
+            f"{job.label}: {given_up}; {watch.done:,} of {job.total:,} {job.unit} are done and kept; mend the cause "
+            "and run the same command again, which asks only for what is missing"
+        )
     if len(watch.errors) <= job.max_error_share * job.total:
         return
     share = len(watch.errors) / watch.done
@@ -192,66 +174,58 @@ def _check_errors(job: Job, watch: "_Watch") -> None:
 
 
 def _forget_failed(job: Job) -> int:
-    """Remove every block with a failed row from the output and the ledger; returns how many rows that are."""
-    rows = 0
+    """Remove the rows that failed from the output; returns how many units those are."""
+    before = sum(map(job.units, output_files(job)))
     for path in output_files(job):
-        table = pq.read_table(path, columns=list(job.columns))
-        if job.errors(table):
-            rows += table.num_rows
-            for entry in _ledger_entries(job):
-                if entry.stem == _stem(path):
-                    entry.unlink()
-    _drop_unfinished(job)
-    return rows
+        if errors_in(job, path):
+            rows = pq.read_table(path)
+            kept = rows.filter(pa.array([not job.errors(rows.slice(i, 1)) for i in range(rows.num_rows)]))
+            if kept.num_rows:  # under another name: the block that they were in must not be taken for done
+                write_table(kept, path.with_name(f"{digest_json(kept[job.id_column].to_pylist())}.parquet"))
+            path.unlink()
+    return before - sum(map(job.units, output_files(job)))
 
 
 class _Watch:
-    """What the ledger and the output show so far: rows done and the messages of those that failed."""
+    """What is done so far: rows and the messages of those that failed, of earlier attempts and of this one."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.done = 0
         self.errors: list[str] = []
-        self._seen: set[str] = set()
-        self.look()
+        self._bar: Progress | None = None
+        self._began, self._written = 0.0, 0.0
+        for path in output_files(job):
+            self.done += job.units(path)
+            self.errors.extend(errors_in(job, path))
+        self._before = self.done
+        self._stop_at_too_many()
 
-    def look(self) -> int:
-        """Count what was committed since the last look; returns the number of new rows."""
-        new = 0
-        for stem in sorted({entry.stem for entry in _ledger_entries(self.job)} - self._seen):
-            self._seen.add(stem)
-            for path in self.job.out.glob(f"{stem}*.parquet"):
-                table = pq.read_table(path, columns=list(self.job.columns))
-                new += table.num_rows
-                self.errors.extend(self.job.errors(table))
+    def show(self, bar: Progress) -> None:
+        """Show what comes on `bar` too."""
+        self._bar = bar
+        bar.advance(self.done)
+
+    def add(self, block: pa.Table) -> None:
+        """Count finished blocks, as the workers tell them."""
+        new, now = int(pc.sum(block["rows"]).as_py() or 0), time.monotonic()
         self.done += new
+        self.errors += [error for errors in block["errors"].to_pylist() for error in errors]
+        if not self._began:  # the rate is that of workers that have started
+            self._began, self._before = now, self.done
+        rate = (self.done - self._before) / max(now - self._began, 1e-3)
+        if self._bar is not None:
+            left = {"left": duration((self.job.total - self.done) / rate)} if rate else {}
+            self._bar.advance(new, per_s=rate, **left, errors=len(self.errors))
+        if now - self._written > _STATE_EVERY_S:
+            self._written = now
+            state = {"done": self.done, "total": self.job.total, "unit": self.job.unit, "failed": len(self.errors)}
+            atomic_write_text(self.job.work / "state.json", json.dumps({**state, "per_s": round(rate, 2)}))
+        self._stop_at_too_many()
+
+    def _stop_at_too_many(self) -> None:
         if len(self.errors) > self.job.max_error_share * self.job.total:
             self.job.stop.touch()
-        return new
-
-
-@contextmanager
-def _watching(watch: _Watch, bar: Progress) -> Iterator[None]:
-    """Show the progress of the ledger while the block runs."""
-    finished = threading.Event()
-    bar.advance(watch.done)
-
-    def poll() -> None:
-        while not finished.wait(_POLL_S):
-            new = watch.look()
-            if new:
-                bar.advance(new, errors=len(watch.errors))
-
-    thread = threading.Thread(target=poll, name=f"{watch.job.label}-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
-        new = watch.look()
-        if new:
-            bar.advance(new, errors=len(watch.errors))
 
 
 @contextmanager

@@ -1,83 +1,107 @@
 """The judge J: reads one agent's output and keeps it, or writes it as it should have been (y -> y*).
 
-In goes a recorded call; out comes Judged: verdict, refined output, reason, criteria. Invariant: a judge that does not
-answer, or whose answer cannot be read, gives `unjudged` with the reason. That is a status of its own: never a score
-and never a silent drop.
+In goes a recorded call; out comes Judged: verdict, criteria, severity, refined output, reason. Invariant: a judge that
+does not answer, or whose answer is no verdict, gives `unjudged` with the class of the reason. That is a status of its
+own: never a score and never a silent drop. What was asked and what it cost is counted, failed attempts included.
 """
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from agentmill.agents.asking import derived_seed
+from agentmill.agents.asking import derived_seed, feedback
+from agentmill.agents.contracts import AgentCall
+from agentmill.agents.frames import parse_frame
 from agentmill.domains.base import Domain
+from agentmill.judgement import Judgement, Severity, Unreadable, judgement_schema, read_judgement
 from agentmill.models.chat import AgentName, ChatModel, ChatReply, ChatRequest, Message, ModelError, Sampling
 from agentmill.plans.parse import unfenced
 from simulation.models import ModelSettings
 from simulation.tables import compact
 
 Verdict = Literal["keep", "edit", "unjudged"]
+Because = Literal["", "no_output", "no_answer", "unreadable", "cut", "contradictory", "not_verified"]
 TRAINABLE: tuple[AgentName, ...] = ("understander", "planner", "evaluator", "explainer")
-
-
-class Judgement(BaseModel):
-    """What the judge's JSON must be. `output` is the refined output, the same as it was where it is kept."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    verdict: Literal["keep", "edit"]
-    output: str
-    reason: str = ""
-    criteria: dict[str, bool | int | float | str] = {}
+JUDGE_FAILED: tuple[Because, ...] = ("no_answer", "unreadable", "cut", "contradictory")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The judge's word on one output. `refined` is "" and `reason` says why where it is unjudged.
+    """The judge's word on one output. `refined` is "" and `because` names the class of `reason` where it is unjudged.
 
-    `failed` tells a judge that did not do its work from an output that it read and could not be used.
+    `asked` counts the model calls that it took, `prompt_tokens` and `completion_tokens` what they cost.
     """
 
     verdict: Verdict
     refined: str = ""
     reason: str = ""
-    criteria: dict[str, Any] = field(default_factory=dict)
-    failed: bool = False
+    severity: Severity = "none"
+    criteria: Mapping[str, bool] = field(default_factory=dict)
+    because: Because = ""
+    asked: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the judge did not do its work; an output that it read and that cannot be used is no such failure."""
+        return self.because in JUDGE_FAILED
+
+    def refused(self, problem: str) -> "Judged":
+        """The same where the refined output did not pass the verification."""
+        return replace(self, verdict="unjudged", refined="", reason=f"not verified: {problem}", because="not_verified")
 
 
 class Judge:
-    """Asks the judge's model, a bounded number of times."""
+    """Asks the judge's model, a bounded number of times; what could not be read is shown to it with the reason."""
 
     def __init__(
         self, domain: Domain, model: ChatModel, settings: ModelSettings, *, attempts: int, max_tokens: int
     ) -> None:
+        self.domain = domain
         self.model = model
         self.settings = settings
         self.attempts = attempts
         self.max_tokens = max_tokens
-        self._system = Message(role="system", content=domain.prompts[settings.prompts]["judge"])
+        self.structured = settings.kind != "expert"  # until the endpoint refuses a schema and answers without
 
     async def judge(self, agent: AgentName, prompt: str, output: str, *, seed: int = 0, truth: str = "") -> Judged:
         """Judge the output that `agent` gave for the user frame `prompt`; `truth` is what is known to be right."""
-        messages = (self._system, Message(role="user", content=judge_frame(agent, prompt, output, truth)))
-        problem = "not asked"
+        domain = self.domain.under(self.domain.changed_in(parse_frame(prompt)))
+        system = Message(role="system", content=domain.prompts[self.settings.prompts]["judge"])
+        asked: tuple[Message, ...] = (system, Message(role="user", content=judge_frame(agent, prompt, output, truth)))
+        messages, so_far = asked, Judged("unjudged", reason="not asked", because="no_answer")
+        structured = self.structured
         for attempt in range(self.attempts):
-            sampling = Sampling(
-                temperature=self.settings.temperature, max_tokens=self.max_tokens, seed=derived_seed(seed, attempt)
-            )
             try:
-                reply = await self.model.complete(ChatRequest(agent="judge", messages=messages, sampling=sampling))
+                reply = await self.model.complete(
+                    self._request(agent, messages, derived_seed(seed, attempt), structured)
+                )
             except ModelError as error:
-                problem = f"the judge did not answer: {error}"
-                if not error.retryable:
+                told = f"the judge did not answer: {error}"
+                so_far = replace(so_far, reason=told, because="no_answer", asked=so_far.asked + 1)
+                if not error.retryable and not structured:
                     break
+                structured = structured and error.retryable
                 continue
-            said, problem = _read(reply)
-            if said is not None:
-                return _agreed(agent, output, said)
-        return Judged("unjudged", reason=problem, failed=True)
+            self.structured = self.structured and structured
+            so_far = _paid(so_far, reply)
+            if reply.finish_reason == "length":
+                told = f"the judge's answer was cut after {reply.completion_tokens} tokens"
+                so_far, messages = replace(so_far, reason=told, because="cut"), asked
+                continue
+            try:
+                return _agreed(agent, output, read_judgement(agent, reply.text), so_far)
+            except Unreadable as error:
+                so_far = replace(so_far, reason=f"the judge's answer is no verdict: {error}", because=error.because)
+                messages = (*asked, *_told(reply, error))
+        return so_far
+
+    def _request(self, agent: AgentName, messages: tuple[Message, ...], seed: int, structured: bool) -> ChatRequest:
+        sampling = Sampling(temperature=self.settings.temperature, max_tokens=self.max_tokens, seed=seed)
+        schema = judgement_schema(agent) if structured else None
+        return ChatRequest(agent="judge", messages=messages, sampling=sampling, response_schema=schema)
 
 
 def judge_frame(agent: AgentName, prompt: str, output: str, truth: str = "") -> str:
@@ -99,28 +123,49 @@ def canonical_output(agent: AgentName, text: str) -> str:
         value = json.loads(unfenced(text))
     except json.JSONDecodeError:
         return text
-    keys = {"understander": ("intent", "entities", "confirmed", "question"), "evaluator": ("ok", "violations")}[agent]
-    if not isinstance(value, dict) or set(value) != set(keys):
+    if not isinstance(value, dict):
         return text
-    return compact({key: value[key] for key in keys})
+    if agent == "understander" and value.get("also") == []:
+        del value["also"]  # as good as left out
+    keys = _KEYS[agent]
+    if not {key for key in keys if key != "also"} <= set(value) <= set(keys):
+        return text
+    return compact({key: value[key] for key in keys if key in value})
 
 
-def _agreed(agent: AgentName, output: str, said: Judgement) -> Judged:
+_KEYS: Mapping[AgentName, tuple[str, ...]] = {
+    "understander": ("intent", "also", "entities", "confirmed", "question"),
+    "evaluator": ("ok", "violations"),
+}
+
+
+def _agreed(agent: AgentName, output: str, said: Judgement, so_far: Judged) -> Judged:
+    """The verdict: the text decides, whatever the judge called it."""
     refined = canonical_output(agent, said.output if said.verdict == "edit" or said.output else output)
     changed = refined != canonical_output(agent, output)
-    verdict: Verdict = "edit" if changed else "keep"  # the text decides, whatever the judge called it
-    return Judged(verdict, refined, said.reason, dict(said.criteria))
+    severity: Severity = "none"
+    if changed:
+        severity = "minor" if said.severity == "none" else said.severity
+    return replace(
+        so_far,
+        verdict="edit" if changed else "keep",
+        refined=refined,
+        reason=said.reason,
+        severity=severity,
+        criteria=dict(said.criteria),
+        because="",
+    )
 
 
-def _read(reply: ChatReply) -> tuple[Judgement | None, str]:
-    if reply.finish_reason == "length":
-        return None, f"the judge's answer was cut after {reply.completion_tokens} tokens"
-    try:
-        said = Judgement.model_validate_json(unfenced(reply.text))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"])) or "answer"
-        return None, f"the judge's answer cannot be read: {where}: {problem['msg']}"
-    if said.verdict == "edit" and not said.output.strip():
-        return None, "the judge asked for an edit and gave none"
-    return said, ""
+def _paid(so_far: Judged, reply: ChatReply) -> Judged:
+    return replace(
+        so_far,
+        asked=so_far.asked + 1,
+        prompt_tokens=so_far.prompt_tokens + reply.prompt_tokens,
+        completion_tokens=so_far.completion_tokens + reply.completion_tokens,
+    )
+
+
+def _told(reply: ChatReply, error: Unreadable) -> tuple[Message, Message]:
+    """The judge's own answer and what is wrong with it, for the next attempt."""
+    return feedback(AgentCall(agent="judge", messages=(), output=reply.text, status="invalid", error=str(error)))

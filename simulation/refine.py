@@ -1,180 +1,194 @@
 """The stage `refine`: the judge reads every call of the trained agents and writes down what should have been said.
 
-    simulate/calls -> distinct (agent, messages, output) -> resumable Ray Data job (judge, then verification)
-                   -> refine/calls, one row for each call
+    simulate/calls -> chunks -> resumable Ray Data job (judge, then verification: `simulation.judging`)
+                   -> refine/calls, one row for each call, in the order of the calls
 
 Invariants: every call of a trained agent has exactly one row; `refined` is y*, the text that may be taught, and ""
-where the call is unjudged; identical calls are judged once. Plans also get `violations_json`, what the checks in code
-say of the *recorded* plan, which later teaches the Evaluator.
+where the call is unjudged; calls that are alike are judged once as far as a worker remembers. One chunk at a time is in
+the driver's memory, however many there are, and equal verdicts make equal files, to the byte. Plans also get
+`violations_json`, what the checks in code say of the *recorded* plan, which later teaches the Evaluator.
 """
 
-import asyncio
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from agentmill.config import Strict
-from agentmill.domains.base import load_domain
+from agentmill.domains.base import Domain, load_domain
 from agentmill.log import duration, say
-from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
-from simulation.job import Job, Pool, heed, output_files, run_job
-from simulation.judge import TRAINABLE, Judge, Judged
-from simulation.models import ModelSettings, build_model
-from simulation.tables import REFINED_SCHEMA, compact, iter_parts, prompt_of, scenarios_by_sid, write_table
-from simulation.verify import Verifier
+from simulation import agreement
+from simulation.claim import claim
+from simulation.fidelity import require_faithful
+from simulation.job import run_job
+from simulation.judge import TRAINABLE
+from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
+from simulation.models import build_model
+from simulation.pacing import forget_flows, record_flows
+from simulation.tables import REFINED_SCHEMA, part_files, write_table
+from simulation.work import Job, Pool, output_files
 
-_COLUMNS = ["call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status"]
-_VERDICT_COLUMNS = ("verdict", "refined", "reason", "criteria_json", "violations_json")
-_INPUT = pa.schema(
-    [*((n, pa.string()) for n in ("call_id", "agent", "messages_json", "output")), ("world_seed", pa.int64())]
+_CHUNK_SCHEMA = pa.schema(
+    [("chunk", pa.string()), ("part", pa.string()), *((n, pa.int64()) for n in ("group", "offset", "count", "calls"))]
 )
+_VERDICT = [name for name in REFINED_SCHEMA.names if name not in CALL_COLUMNS]
+_COSTS = ("asked", "prompt_tokens", "completion_tokens")
 
 
-class RefineSettings(Strict):
-    """Who judges and how many calls at a time. `attempts` is how often an unreadable judge is asked again."""
+@dataclass
+class Tally:
+    """What is counted while the verdicts are written: calls by verdict and so on, what the judge cost, second looks."""
 
-    judge: ModelSettings = ModelSettings()
-    attempts: int = Field(2, ge=1)
-    max_tokens: int = Field(1024, ge=1)
-    actors: int = Field(2, ge=1)
-    in_flight: int = Field(256, ge=1)
-    block_rows: int = Field(128, ge=1)
-    max_error_share: float = Field(0.05, ge=0.0, le=1.0)
+    counts: Counter[str] = field(default_factory=Counter)
+    costs: Counter[str] = field(default_factory=Counter)
+    second: dict[str, tuple[str, str]] = field(default_factory=dict)  # by digest: (verdict, the second judge's)
+    outages: int = 0
+    outage_s: float = 0.0
 
 
 def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     """Refine, or go on where an earlier attempt stopped; records `refine.*`.
 
     Raises:
-        JobFailed: when the judge failed on more calls than `max_error_share` allows.
+        UnfaithfulSimulator: when the simulator made more errors of its own than `max_user_errors` allows.
+        OtherWork: when an earlier attempt of another configuration left unfinished work.
+        JobFailed: when the judge failed on more calls than `max_error_share` allows, or was away for too long.
     """
     began = time.monotonic()
-    build_model(settings.judge, load_domain(domain))
+    require_faithful(run, settings.max_user_errors)
+    pack = load_domain(domain)
+    for model in (settings.judge, *([settings.second_look.model] if settings.second_look else ())):
+        build_model(model, pack)  # a missing key or expert is told here, before workers start
     work = run.path("refine", ".work")
     work.mkdir(parents=True, exist_ok=True)
-    owners = _write_distinct(run, work / "rows.parquet")
     rows = work / "rows.parquet"
-    job = Job("refine", "calls", rows, work, "call_id", settings.max_error_share, _failures, ("error",))
-    pool = Pool(settings.actors, settings.block_rows, max(1, settings.in_flight // settings.block_rows))
-    run_job(job, Refiner, {"domain": domain, "settings": settings, "seed": seed}, pool, batches=True)
-    counts = _write_all(run, job, owners)
+    deciding = _made_with(run, settings, pack, seed)
+    claim(work, deciding, "refine")
+    write_chunks(run, rows, digest_json(deciding))
+    job = Job(
+        "refine", "calls", rows, work, "chunk", settings.max_error_share, _failures, ("error", "failed", "calls"),
+        weight="calls",
+    )  # fmt: skip
+    arguments = {
+        "domain": domain,
+        "settings": settings,
+        "seed": seed,
+        "folder": str(run.path("simulate")),
+        "work": str(work),
+    }
+    forget_flows(work)
+    done = run_job(job, Refiner, arguments, Pool(settings.actors, 1, settings.in_flight // CHUNK + 2))
+    record_flows(run, "refine", work)
+    tally = _write_all(run, job)
+    gold = agreement.judge_gold(run, settings, pack, seed)
     shutil.rmtree(work)
-    _record(run, counts, len(set(owners.values())), time.monotonic() - began)
+    _record(run, tally, time.monotonic() - began)
+    run.record("refine.worker_peak_mib", done.worker_peak_mib, unit="MiB")
+    agreement.record(run, gold, list(tally.second.values()), pack)
 
 
-class Refiner:
-    """The actor: a block of calls in, their verdicts out, all of a block in flight at once."""
+def write_chunks(run: Run, path: Path, variant: str) -> None:
+    """Write the rows of the job: where the chunks of simulate/calls are. A chunk's id holds what decides its verdicts.
 
-    def __init__(self, domain: str, settings: RefineSettings, seed: int, stop: str) -> None:
-        self.stop = stop
-        self.domain = load_domain(domain)
-        model = build_model(settings.judge, self.domain)
-        self.judge = Judge(
-            self.domain, model, settings.judge, attempts=settings.attempts, max_tokens=settings.max_tokens
-        )
-        self.seed = seed
-        self._opening = asyncio.Lock()
-        self._verifier: Verifier | None = None
-
-    async def __call__(self, block: pa.Table) -> pa.Table:
-        """Judge and verify every row of the block; a judge's failure is a verdict, not an exception."""
-        heed(self.stop)
-        verifier = await self._opened()
-        rows = await asyncio.gather(*(self._refined(verifier, row) for row in block.to_pylist()))
-        return pa.Table.from_pylist(rows, schema=_output_schema())
-
-    async def _refined(self, verifier: Verifier, row: dict[str, Any]) -> dict[str, Any]:
-        agent, output, world_seed = row["agent"], row["output"], row["world_seed"]
-        frame = prompt_of(row["messages_json"])[-1]["content"]
-        judged = await self.judge.judge(agent, frame, output, seed=self.seed)
-        if judged.verdict != "unjudged":
-            problem = await verifier.problem(agent, frame, judged.refined, world_seed)
-            if problem:
-                judged = Judged("unjudged", reason=f"not verified: {problem}", criteria=judged.criteria)
-        found = await verifier.violations(frame, output, world_seed) if agent == "planner" else None
-        return {
-            "call_id": row["call_id"],
-            "error": judged.reason if judged.failed else "",
-            "verdict": judged.verdict,
-            "refined": judged.refined,
-            "reason": judged.reason,
-            "criteria_json": compact(judged.criteria),
-            "violations_json": "" if found is None else compact([violation.code for violation in found]),
-        }
-
-    async def _opened(self) -> Verifier:
-        async with self._opening:
-            if self._verifier is None:
-                self._verifier = Verifier(self.domain, await Sandbox(1).__aenter__())
-            return self._verifier
+    Only the footers of the parts are read.
+    """
+    rows = []
+    for file in part_files(run.path("simulate", "calls")):
+        footer = pq.read_metadata(file)
+        for group in range(footer.num_row_groups):
+            size = footer.row_group(group).num_rows
+            for offset in range(0, size, CHUNK):
+                count = min(CHUNK, size - offset)
+                name = digest_json([variant, file.name, group, offset, count])
+                place = {"part": file.name, "group": group, "offset": offset, "count": count}
+                rows.append({"chunk": name, **place, "calls": count})
+    write_table(pa.Table.from_pylist(rows, schema=_CHUNK_SCHEMA), path)
 
 
-def _output_schema() -> pa.Schema:
-    return pa.schema([(name, pa.string()) for name in ("call_id", "error", *_VERDICT_COLUMNS)])
+def _made_with(run: Run, settings: RefineSettings, domain: Domain, seed: int) -> dict[str, Any]:
+    """All that decides a verdict: which simulation, who judges, how, and by which prompt."""
+    simulated = run.completed("simulate")
+    judges = [settings.judge, *([settings.second_look.model] if settings.second_look else ())]
+    return {
+        "domain": domain.name,
+        "seed": seed,
+        "simulate": simulated.digest if simulated else None,
+        "refine": settings.deciding(),
+        "prompts": digest_json([domain.prompts[judge.prompts]["judge"] for judge in judges]),
+    }
 
 
 def _failures(table: pa.Table) -> list[str]:
-    return [error for error in table["error"].to_pylist() if error]
+    """A message for each call on which the judge failed."""
+    pairs = zip(table["error"].to_pylist(), table["failed"].to_pylist(), strict=True)
+    return [error for error, failed in pairs for _ in range(failed)]
 
 
-def _calls(run: Run) -> Iterator[dict[str, Any]]:
-    """The calls of the trained agents, in the order of the conversations."""
-    for part in iter_parts(run.path("simulate", "calls"), _COLUMNS):
-        yield from (row for row in part.to_pylist() if row["agent"] in TRAINABLE)
+def _write_all(run: Run, job: Job) -> Tally:
+    """Write a row for each call, part by part and chunk by chunk, and count what was said."""
+    tally, groups = Tally(), Groups(GROUPS)
+    folder = run.path("simulate")
+    where = {c: path for path in output_files(job) for c in pq.read_table(path, columns=["chunk"])["chunk"].to_pylist()}
+    with atomic_dir(run.path("refine", "calls")) as target:
+        for part, chunks in _by_part(job.rows):
+            with pq.ParquetWriter(target / part, REFINED_SCHEMA, compression="zstd") as writer:
+                for name, chunk in chunks:
+                    row = _result(where[name], name)
+                    verdicts = unpacked(row["verdicts"])
+                    table = _joined(chunk.read(folder, groups), verdicts)
+                    writer.write_table(table)
+                    _count(tally, table, verdicts)
+                    tally.outages += row["outages"]
+                    tally.outage_s += row["outage_s"]
+    return tally
 
 
-def _write_distinct(run: Run, path: Path) -> dict[str, str]:
-    """Write the distinct calls to judge; returns the call id of each call with the id under which it is judged."""
-    seeds = {sid: s.world_seed for sid, s in scenarios_by_sid(run.path("simulate", "conversations")).items()}
-    first: dict[str, str] = {}
-    owners: dict[str, str] = {}
-    rows: list[dict[str, Any]] = []
-    for call in _calls(run):
-        if call["status"] == "error":
-            continue
-        key = digest_json([call["agent"], call["messages_json"], call["output"]])
-        if key not in first:
-            first[key] = call["call_id"]
-            rows.append({name: call.get(name) for name in _INPUT.names} | {"world_seed": seeds[call["sid"]]})
-        owners[call["call_id"]] = first[key]
-    write_table(pa.Table.from_pylist(rows, schema=_INPUT), path)
-    return owners
+def _by_part(rows: Path) -> Iterator[tuple[str, list[tuple[str, Chunk]]]]:
+    """The chunks of each part, in order."""
+    parts: dict[str, list[tuple[str, Chunk]]] = {}
+    for row in pq.read_table(rows).to_pylist():
+        chunk = Chunk(row["part"], row["group"], row["offset"], row["count"])
+        parts.setdefault(row["part"], []).append((row["chunk"], chunk))
+    yield from parts.items()
 
 
-def _write_all(run: Run, job: Job, owners: dict[str, str]) -> Counter[str]:
-    """Write a row for each call and count the verdicts."""
-    verdicts = {row["call_id"]: row for path in output_files(job) for row in pq.read_table(path).to_pylist()}
-    counts: Counter[str] = Counter()
-    with atomic_dir(run.path("refine", "calls")) as folder:
-        for number, part in enumerate(iter_parts(run.path("simulate", "calls"), _COLUMNS)):
-            rows = [_row(call, owners, verdicts) for call in part.to_pylist() if call["agent"] in TRAINABLE]
-            counts.update(row["verdict"] for row in rows)
-            counts.update(f"{row['agent']}.{row['verdict']}" for row in rows)
-            write_table(pa.Table.from_pylist(rows, schema=REFINED_SCHEMA), folder / f"part-{number:05d}.parquet")
-    return counts
+def _result(path: Path, name: str) -> dict[str, Any]:
+    return next(row for row in pq.read_table(path).to_pylist() if row["chunk"] == name)
 
 
-def _row(call: dict[str, Any], owners: dict[str, str], verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    owner = owners.get(call["call_id"], "")
-    verdict = verdicts.get(owner)
-    if verdict is None:
-        empty = {"verdict": "unjudged", "refined": "", "reason": "the agent's model gave no output"}
-        return {**call, **empty, "criteria_json": "{}", "violations_json": "", "judged_as": ""}
-    return {**call, **{name: verdict[name] for name in _VERDICT_COLUMNS}, "judged_as": owner}
+def _joined(calls: pa.Table, verdicts: pa.Table) -> pa.Table:
+    """The calls with their verdicts beside them."""
+    assert calls["call_id"].to_pylist() == verdicts["call_id"].to_pylist(), "a chunk's verdicts are those of its calls"
+    columns = [calls[name] if name in CALL_COLUMNS else verdicts[name] for name in REFINED_SCHEMA.names]
+    table = pa.Table.from_arrays(columns, names=REFINED_SCHEMA.names)
+    return table.cast(REFINED_SCHEMA.remove_metadata()).replace_schema_metadata(REFINED_SCHEMA.metadata)
 
 
-def _record(run: Run, counts: Counter[str], distinct: int, seconds: float) -> None:
+def _count(tally: Tally, table: pa.Table, verdicts: pa.Table) -> None:
+    rows = table.select(["agent", "verdict", "severity", "unjudged_because", "judged_as", "second_verdict"]).to_pylist()
+    for row in rows:
+        tally.counts.update((row["verdict"], f"{row['agent']}.{row['verdict']}"))
+        if row["verdict"] == "edit":
+            tally.counts[f"severity.{row['severity']}"] += 1
+        if row["verdict"] == "unjudged":
+            tally.counts[f"because.{row['unjudged_because']}"] += 1
+        if row["second_verdict"] and row["unjudged_because"] in ("", "not_verified"):
+            tally.second[row["judged_as"]] = (row["verdict"], row["second_verdict"])
+    for name in _COSTS:
+        tally.costs[name] += sum(verdicts[name].to_pylist())
+
+
+def _record(run: Run, tally: Tally, seconds: float) -> None:
+    run.forget("refine")  # an earlier attempt may have had other reasons and severities
+    counts = tally.counts
     total = counts["keep"] + counts["edit"] + counts["unjudged"]
     run.record("refine.calls", total, unit="calls")
-    run.record("refine.distinct", distinct, unit="calls")
     run.record("refine.seconds", round(seconds, 3), unit="s")
     for name, verdict in (("kept", "keep"), ("edited", "edit"), ("unjudged", "unjudged")):
         run.record(f"refine.{name}", counts[verdict], n=total, unit="calls")
@@ -182,8 +196,23 @@ def _record(run: Run, counts: Counter[str], distinct: int, seconds: float) -> No
         run.record(f"refine.{name}_share", share, n=total, interval=wilson(counts[verdict], total))
         for agent in TRAINABLE:
             run.record(f"refine.{agent}.{name}", counts[f"{agent}.{verdict}"], unit="calls")
-    say(
-        "refine",
-        f"{total:,} calls ({distinct:,} distinct): {counts['keep']:,} kept, {counts['edit']:,} edited, "
-        f"{counts['unjudged']:,} unjudged, {duration(seconds)}",
-    )
+    for name, count in sorted(counts.items()):
+        if name.startswith(("severity.", "because.")):
+            kind, _, what = name.partition(".")
+            run.record(f"refine.{'severity' if kind == 'severity' else 'unjudged'}.{what}", count, unit="calls")
+    _record_cost(run, tally)
+    shown = f"{counts['keep']:,} kept, {counts['edit']:,} edited, {counts['unjudged']:,} unjudged"
+    say("refine", f"{total:,} calls ({tally.costs['asked']:,} asked): {shown}, {duration(seconds)}")
+    if tally.outages:
+        say("refine", f"the judge was away {tally.outages} times, {duration(tally.outage_s)} in all; nothing was lost")
+
+
+def _record_cost(run: Run, tally: Tally) -> None:
+    """What an output that may be taught costs: kept, or edited and verified."""
+    accepted = tally.counts["keep"] + tally.counts["edit"]
+    tokens = tally.costs["prompt_tokens"] + tally.costs["completion_tokens"]
+    run.record("refine.asked", tally.costs["asked"], unit="judge calls")
+    run.record("refine.cost.calls_per_accepted", tally.costs["asked"] / max(1, accepted), n=accepted)
+    run.record("refine.cost.tokens_per_accepted", tokens / max(1, accepted), n=accepted, unit="tokens")
+    run.record("refine.outages", tally.outages)
+    run.record("refine.outage_seconds", round(tally.outage_s, 1), unit="s")

@@ -6,10 +6,10 @@ mistake is raised and stops the job.
 """
 
 import asyncio
-import json
 import time
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+
+import pyarrow as pa
 
 from agentmill.agents.contracts import TurnOutcome
 from agentmill.agents.gate import settled
@@ -18,22 +18,21 @@ from agentmill.agents.team import Team
 from agentmill.domains.base import Assessment, Json, Scenario, load_domain
 from agentmill.models.chat import ChatModel
 from agentmill.plans.sandbox import Sandbox
-from agentmill.records import Call, Conversation, Turn
+from agentmill.records import Conversation
 from simulation.conversation import Played, play
+from simulation.fidelity import user_errors
+<<<<<<< HEAD
 from simulation.job import heed
+from simulation.models import ModelSettings
+from simulation.pacing import Flows
+=======
 from simulation.models import ModelSettings, build_model
+>>>>>>> scale
+from simulation.rolled import Rolled, pack
 from simulation.tables import compact
+from simulation.worker import heed
 
 SANDBOX_PROCESSES = 1
-
-
-@dataclass(frozen=True)
-class Rolled:
-    """A finished conversation as records."""
-
-    conversation: Conversation
-    turns: tuple[Turn, ...]
-    calls: tuple[Call, ...]
 
 
 async def converse(
@@ -54,16 +53,26 @@ async def converse(
             team.domain,
             prompts=speaker.prompts,
             temperature=speaker.temperature,
+            switch=partial(team.switch, session),
         )
         world = await team.executor.snapshot(sid)
     finally:
         await team.executor.close(sid)
     assessment = team.domain.assess(scenario, world)
-    return rolled(played, scenario, sid=sid, world=world, assessment=assessment, seconds=time.perf_counter() - began)
+    errors = user_errors(team.domain, scenario, played, assessment, world)
+    seconds = time.perf_counter() - began
+    return rolled(played, scenario, sid=sid, world=world, assessment=assessment, seconds=seconds, user_errors=errors)
 
 
 def rolled(
-    played: Played, scenario: Scenario, *, sid: str, world: Json, assessment: Assessment, seconds: float
+    played: Played,
+    scenario: Scenario,
+    *,
+    sid: str,
+    world: Json,
+    assessment: Assessment,
+    seconds: float,
+    user_errors: tuple[str, ...] = (),
 ) -> Rolled:
     """A played conversation as records. One that ended in an error is no success, whatever the world looks like."""
     calls = tuple(call.call.recorded(sid, call.turn, call.index) for call in played.calls)
@@ -75,12 +84,14 @@ def rolled(
         error=played.error,
         success=assessment.success and not failed,
         reasons=assessment.reasons,
+        user_errors=user_errors,
         turns=len(played.turns),
         calls=len(calls),
         world_json=compact(world),
         seconds=seconds,
     )
-    return Rolled(conversation, tuple(turn.model_copy(update={"sid": sid}) for turn in played.turns), calls)
+    turns = tuple(turn.model_copy(update={"sid": sid}) for turn in played.turns)
+    return Rolled(conversation=conversation, turns=turns, calls=calls)
 
 
 def stopped(scenario: Scenario, sid: str, error: str, seconds: float) -> Rolled:
@@ -90,7 +101,7 @@ def stopped(scenario: Scenario, sid: str, error: str, seconds: float) -> Rolled:
 
 
 class Rollout:
-    """The actor: a scenario's row in, a finished conversation's row out, many at a time."""
+    """The actor: a block of scenarios in, their finished conversations out, all of a block in flight at once."""
 
     def __init__(
         self,
@@ -100,33 +111,42 @@ class Rollout:
         user: ModelSettings,
         seed: int,
         timeout_s: float,
+        in_flight: int,
         stop: str,
     ) -> None:
         self.domain = load_domain(domain)
-        self.system = system
-        self.teacher = build_model(teacher, self.domain)
+        self.flows = Flows(in_flight, stop)
+        self.teacher = self.flows.paced("teacher", teacher, self.domain, system.call_timeout_s)
         self.user_settings = user
-        self.user = build_model(user, self.domain)
+        self.user = self.flows.paced("user", user, self.domain)
+        # the paced teacher keeps the time of a call itself, from when the call has its place
+        self.system = system.model_copy(update={"call_timeout_s": timeout_s})
         self.seed = seed
         self.timeout_s = timeout_s
         self.stop = stop
         self._opening = asyncio.Lock()
         self._team: Team | None = None
 
-    async def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Play `row["scenario_json"]`; never raises because of a model."""
-        heed(self.stop)
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        """Play every `scenario_json` of the block under its `sid`; never raises because of a model."""
         team = await self._opened()
-        scenario = Scenario.model_validate_json(row["scenario_json"])
-        sid = str(row["sid"])
-        began = time.perf_counter()
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                done = await converse(team, self.user, scenario, sid=sid, seed=self.seed, speaker=self.user_settings)
-        except TimeoutError:
-            error = f"not finished within conversation_timeout_s={self.timeout_s:g}"
-            done = stopped(scenario, sid, error, time.perf_counter() - began)
-        return rollout_row(done)
+        rows = zip(block["sid"].to_pylist(), block["scenario_json"].to_pylist(), strict=True)
+        return pack(await asyncio.gather(*(self._played(team, sid, text) for sid, text in rows)))
+
+    async def _played(self, team: Team, sid: str, scenario_json: str) -> Rolled:
+        scenario = Scenario.model_validate_json(scenario_json)
+        async with self.flows.crowd.conversation():
+            heed(self.stop)
+            self.flows.note()
+            began = time.perf_counter()
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    return await converse(
+                        team, self.user, scenario, sid=sid, seed=self.seed, speaker=self.user_settings
+                    )
+            except TimeoutError:
+                error = f"not finished within conversation_timeout_s={self.timeout_s:g}"
+                return stopped(scenario, sid, error, time.perf_counter() - began)
 
     async def _opened(self) -> Team:
         """The team, whose sandbox lives on the event loop of the calls and ends with this process."""
@@ -135,23 +155,3 @@ class Rollout:
                 sandbox = await Sandbox(SANDBOX_PROCESSES).__aenter__()
                 self._team = Team.local(self.domain, self.teacher, sandbox, self.system)
             return self._team
-
-
-def rollout_row(done: Rolled) -> dict[str, Any]:
-    """One row of the job's output: nested values as JSON, so that blocks always unify."""
-    return {
-        "sid": done.conversation.sid,
-        "error": done.conversation.error,
-        "conversation_json": done.conversation.model_dump_json(),
-        "turns_json": f"[{','.join(turn.model_dump_json() for turn in done.turns)}]",
-        "calls_json": f"[{','.join(call.model_dump_json() for call in done.calls)}]",
-    }
-
-
-def read_rollout_row(row: dict[str, Any]) -> Rolled:
-    """The records of one row."""
-    return Rolled(
-        Conversation.model_validate_json(row["conversation_json"]),
-        tuple(Turn.model_validate(turn) for turn in json.loads(row["turns_json"])),
-        tuple(Call.model_validate(call) for call in json.loads(row["calls_json"])),
-    )

@@ -1,32 +1,54 @@
 """Rows to Parquet and back: calls, turns and conversations in the schemas of `agentmill.records`, refined calls.
 
 Invariants: a folder of parts appears whole or not at all; a reader refuses files of another schema version. Rows keep
-the order in which they were given.
+the order in which they were given; equal rows make equal files, to the byte. Part n of each folder of a simulation is
+about the same conversations, so that a reader can join them part by part.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from agentmill.domains.base import Scenario
-from agentmill.records import CALL_SCHEMA, CONVERSATION_SCHEMA, SCHEMA_VERSION, TURN_SCHEMA, Call, Conversation, Turn
+from agentmill.records import (
+    CALL_SCHEMA,
+    CONVERSATION_SCHEMA,
+    SCHEMA_VERSION,
+    TIMING_SCHEMA,
+    TURN_SCHEMA,
+    Call,
+    Conversation,
+    Turn,
+)
 from agentmill.runs import RunError
 
+ROW_GROUP = 1024  # so many rows are read at once by what streams
 VERSION_KEY = b"agentmill.schema_version"
 _OF_CALL = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
 REFINED_SCHEMA = pa.schema(
     [
         *(CALL_SCHEMA.field(name) for name in _OF_CALL),
-        ("verdict", pa.string()),
-        ("refined", pa.string()),
-        ("reason", pa.string()),
-        ("criteria_json", pa.string()),
-        ("violations_json", pa.string()),
-        ("judged_as", pa.string()),
+        *(
+            (name, pa.string())
+            for name in (
+                "verdict",
+                "severity",
+                "unjudged_because",
+                "refined",
+                "reason",
+                "criteria_json",
+                "violations_json",
+                "judged_as",
+                "second_verdict",
+            )
+        ),
     ],
     metadata=CALL_SCHEMA.metadata,
 )
@@ -45,41 +67,70 @@ def prompt_of(messages_json: str) -> list[dict[str, str]]:
 
 def call_row(call: Call) -> dict[str, Any]:
     """A call as a row of CALL_SCHEMA."""
-    row = call.model_dump(mode="json")
-    row["messages_json"] = compact(row.pop("messages"))
-    return row
+    messages = compact([message.model_dump() for message in call.messages])
+    return {**_flat(call, "messages", "latency_s"), "messages_json": messages}
 
 
 def turn_row(turn: Turn) -> dict[str, Any]:
     """A turn as a row of TURN_SCHEMA."""
-    row = turn.model_dump(mode="json")
-    row["violations_json"] = compact(row.pop("violations"))
-    return row
+    nested = {"violations_json": compact(turn.violations), "switches_json": compact(turn.switches)}
+    return {**_flat(turn, "violations", "switches", "latency_s"), **nested}
 
 
 def conversation_row(conversation: Conversation) -> dict[str, Any]:
     """A conversation as a row of CONVERSATION_SCHEMA."""
-    row = conversation.model_dump(mode="json")
-    row["reasons_json"] = compact(row.pop("reasons"))
-    return row
-
-
-def conversation_tables(
-    conversations: Iterable[Conversation], turns: Iterable[Turn], calls: Iterable[Call]
-) -> dict[str, pa.Table]:
-    """The three tables of played conversations, by folder name."""
+    scenario = json.loads(conversation.scenario_json)
     return {
-        "calls": pa.Table.from_pylist([call_row(c) for c in calls], schema=CALL_SCHEMA),
-        "turns": pa.Table.from_pylist([turn_row(t) for t in turns], schema=TURN_SCHEMA),
-        "conversations": pa.Table.from_pylist([conversation_row(c) for c in conversations], schema=CONVERSATION_SCHEMA),
+        **_flat(conversation, "reasons", "user_errors", "seconds"),
+        "reasons_json": compact(conversation.reasons),
+        "user_errors_json": compact(conversation.user_errors),
+        "scenario": scenario["sid"],
+        "split": scenario["split"],
+        "world_seed": scenario["world_seed"],
     }
 
 
+def timing_rows(
+    conversations: Iterable[Conversation], turns: Iterable[Turn], calls: Iterable[Call]
+) -> Iterator[dict[str, Any]]:
+    """What a clock measured of played conversations, as rows of TIMING_SCHEMA."""
+    for done in conversations:
+        yield {"kind": "conversation", "sid": done.sid, "seconds": done.seconds}
+    for turn in turns:
+        yield {"kind": "turn", "sid": turn.sid, "turn": turn.turn, "seconds": turn.latency_s}
+    for call in calls:
+        yield {
+            "kind": "call", "sid": call.sid, "turn": call.turn, "index": call.index, "seconds": call.latency_s,
+        }  # fmt: skip
+
+
+def conversation_tables(
+    conversations: Sequence[Conversation], turns: Sequence[Turn], calls: Sequence[Call]
+) -> dict[str, pa.Table]:
+    """The four tables of played conversations, by folder name."""
+    rows: dict[str, tuple[Iterable[dict[str, Any]], pa.Schema]] = {
+        "calls": (map(call_row, calls), CALL_SCHEMA),
+        "turns": (map(turn_row, turns), TURN_SCHEMA),
+        "conversations": (map(conversation_row, conversations), CONVERSATION_SCHEMA),
+        "timings": (timing_rows(conversations, turns, calls), TIMING_SCHEMA),
+    }
+    return {name: pa.Table.from_pylist(list(made), schema=schema) for name, (made, schema) in rows.items()}
+
+
+def _flat(record: BaseModel, *left_out: str) -> dict[str, Any]:
+    """The fields of a record whose other fields are scalars, without the cost of a dump."""
+    return {name: value for name, value in record if name not in left_out}
+
+
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write one Parquet file, atomically."""
-    part = path.with_name(f".{path.name}.part")
+    """Write one Parquet file, atomically and durably; several writers of one path do not disturb each other."""
+    whole = table.combine_chunks()  # chunks would show in the file's pages
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, part, compression="zstd")
+    with part.open("wb") as stream:
+        pq.write_table(whole, stream, compression="zstd", row_group_size=ROW_GROUP)
+        stream.flush()
+        os.fsync(stream.fileno())
     part.replace(path)
 
 
@@ -96,6 +147,12 @@ def iter_parts(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Ta
     """The parts of a folder one by one, for what is too large to hold at once."""
     for path in part_files(folder):
         yield read_table(path, columns)
+
+
+def column_by_sid(folder: Path, column: str) -> dict[str, Any]:
+    """One small column of `simulate/conversations` by the conversation's sid, such as `world_seed` or `split`."""
+    table = read_folder(folder, ["sid", column])
+    return dict(zip(table["sid"].to_pylist(), table[column].to_pylist(), strict=True))
 
 
 def scenarios_by_sid(folder: Path) -> dict[str, Scenario]:

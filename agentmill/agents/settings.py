@@ -1,6 +1,6 @@
 """The system's own settings: how prompts are worded, how often an agent tries, and when the model evaluator speaks."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,8 @@ class TeamSettings(Strict):
     The model evaluator is asked when a plan's `complexity_measure` exceeds `complexity_threshold`; None: never. Of the
     plans that are skipped so, `shadow_share` is put to it all the same, without effect: what the gate misses.
     """
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"call_timeout_s"})
 
     prompts: Literal["brief", "full"] = "brief"
     attempts: int = Field(3, ge=1, le=10)

@@ -85,6 +85,25 @@ class ModelError(Exception):
         self.retryable = retryable
 
 
+class LoadListener(Protocol):
+    """Hears what a model's server says of its load."""
+
+    def pushed_back(self) -> None:
+        """A request was refused because there is too much to do (429, 503), or was not answered in time."""
+        ...
+
+    def queued(self, waiting: int) -> None:
+        """So many requests wait in the server's queue."""
+        ...
+
+
+@runtime_checkable
+class ReportsLoad(Protocol):
+    """A model that tells a listener about its server's load."""
+
+    listener: LoadListener | None
+
+
 class ChatModel(Protocol):
     """Anything that answers. Implementations are safe for many concurrent calls on one event loop."""
 

@@ -33,10 +33,11 @@ def sft_rows(
 
 def _rule_verdict(call: Row, domain: Domain) -> tuple[Messages, str] | None:
     """What the Evaluator is asked, and should say, of a recorded plan that breaks the domain's rules alone."""
+    system, frame = call["messages"][0]["content"], call["messages"][-1]["content"]
+    domain = domain.under(domain.changed_in(parse_frame(frame)))
     codes = json.loads(call["violations_json"] or "[]")
     if not codes or not set(codes) <= {rule.code for rule in domain.rules}:
         return None
-    system, frame = call["messages"][0]["content"], call["messages"][-1]["content"]
     styles = [style for style, texts in domain.prompts.items() if texts["planner"] == system]
     if not styles:
         return None

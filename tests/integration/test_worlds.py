@@ -334,7 +334,7 @@ async def test_a_private_world_whose_server_is_away_is_closed_all_the_same() -> 
 @pytest.mark.parametrize("split", ["train", "heldout"])
 async def test_the_same_scenarios_end_in_the_same_world_in_both_databases(postgres: PostgresServer, split: str) -> None:
     domain = load_domain("automotive")
-    scenarios = domain.scenarios(SCENARIOS, 31, split)
+    scenarios = list(domain.scenarios(SCENARIOS, 31, split))
     embedded = await played(domain, scenarios, WorldSettings())
     server = await played(domain, scenarios, WorldSettings(url=postgres.new_database(f"scenarios_{split}")))
     assert server == embedded

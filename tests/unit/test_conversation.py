@@ -23,7 +23,8 @@ from rayserve.turns import Conversations
 from simulation.conversation import TurnFailed, is_exit, play, user_frame
 from simulation.gateway_client import GatewayClient, GatewayError, ServedAgentModel
 from simulation.models import ModelSettings, build_model
-from simulation.rollout import converse, read_rollout_row, rollout_row
+from simulation.rolled import Rolled
+from simulation.rollout import converse
 from tests.fakes import ScriptedModel
 
 EXPERT = ModelSettings()
@@ -130,7 +131,7 @@ async def test_an_error_free_expert_reaches_every_goal_and_the_records_survive_a
         assert done.conversation.calls == len(done.calls)
         assert len({call.call_id for call in done.calls}) == len(done.calls)
         assert {call.sid for call in done.calls} == {turn.sid for turn in done.turns} == {done.conversation.sid}
-        assert read_rollout_row(rollout_row(done)) == done
+        assert Rolled.model_validate_json(done.model_dump_json()) == done
 
 
 async def test_the_same_scenario_is_played_the_same_way_again(automotive: Domain) -> None:

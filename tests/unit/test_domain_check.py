@@ -228,7 +228,7 @@ def test_scenarios_are_reproducible_and_the_splits_apart(desk: Domain, change: A
 
 def test_scenarios_are_drawn_from_the_seed_and_as_many_as_asked_for(desk: Domain) -> None:
     draw = desk.scenarios
-    found = of("scenarios", replace(desk, scenarios=lambda n, s, split: draw(n, 0, split)[:5] * 30))
+    found = of("scenarios", replace(desk, scenarios=lambda n, s, split: [*draw(n, 0, split)[:5]] * 30))
     assert told(found, "scenarios train", "another seed draws the same ones")
     assert told(found, "scenarios train", "300 were asked for and 150 came")
     assert told(found, "scenarios train", "150 have 5 different contents", error=False)

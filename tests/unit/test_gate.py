@@ -129,7 +129,7 @@ class MadeRun:
             {
                 "call_id": f"{sid}-0-{index}", "sid": sid, "turn": 0, "index": index, "agent": agent,
                 "messages_json": compact(messages), "output": output, "status": status, "error": "", "model": "m",
-                "prompt_tokens": 1, "completion_tokens": 1, "latency_s": 0.0,
+                "prompt_tokens": 1, "completion_tokens": 1,
             }
         )  # fmt: skip
 

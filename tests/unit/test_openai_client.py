@@ -1,5 +1,6 @@
 """The OpenAI-compatible client against a real HTTP server of our own that answers as told."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from agentmill.models.chat import ChatRequest, Message, ModelError, Sampling, StreamingModel
 from agentmill.models.openai_client import OpenAIModel
+from agentmill.models.retrying import delay_s
 
 REQUEST = ChatRequest(
     agent="planner",
@@ -24,17 +26,22 @@ class Endpoint:
     def __init__(self, answers: list[tuple[int, Any]]) -> None:
         self.answers = answers
         self.seen: list[dict[str, Any]] = []
+        self.asked_with: list[dict[str, str]] = []
+        self.headers: dict[str, str] = {}
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 endpoint.seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                endpoint.asked_with.append({name.lower(): value for name, value in self.headers.items()})
                 status, body = endpoint.answers.pop(0)
                 data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "text/event-stream" if isinstance(body, str) else "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("retry-after-ms", "10")
+                for name, value in endpoint.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -192,4 +199,91 @@ async def test_a_streamed_answer_comes_in_pieces(serve: Callable[..., Endpoint])
     reply = await model.stream(REQUEST, sink)
     assert pieces == ["Hel", "lo"]
     assert (reply.text, reply.completion_tokens, reply.finish_reason) == ("Hello", 2, "stop")
+    await model.close()
+
+
+class Heard:
+    """A listener that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.pushed, self.waiting = 0, list[int]()
+
+    def pushed_back(self) -> None:
+        self.pushed += 1
+
+    def queued(self, waiting: int) -> None:
+        self.waiting.append(waiting)
+
+
+async def test_a_listener_hears_of_every_refusal_for_load_and_of_no_other(serve: Callable[..., Endpoint]) -> None:
+    endpoint = serve(failure(503), failure(429), failure(500), completion("hello"), failure(400))
+    model, heard = OpenAIModel(endpoint.url, "m"), Heard()
+    model.listener = heard
+    await model.complete(REQUEST)
+    with pytest.raises(ModelError):
+        await model.complete(REQUEST)
+    await model.close()
+    assert heard.pushed == 2
+
+
+async def test_the_engines_queue_is_asked_for_once_in_a_while_and_passed_on(serve: Callable[..., Endpoint]) -> None:
+    load = {"endpoint-load-metrics": 'JSON {"named_metrics": {"num_requests_waiting": 7.0}}'}
+    endpoint = serve(completion("a"), completion("b"))
+    endpoint.headers = load
+    model, heard = OpenAIModel(endpoint.url, "m"), Heard()
+    model.listener = heard
+    await model.complete(REQUEST)
+    await model.complete(REQUEST)
+    await model.close()
+    assert heard.waiting[0] == 7
+    assert [headers.get("endpoint-load-metrics-format") for headers in endpoint.asked_with] == ["JSON", None]
+
+
+@pytest.mark.parametrize(
+    ("headers", "low", "high"),
+    [
+        ({}, 1.0, 2.0),
+        ({"retry-after": "3"}, 3.0, 3.75),
+        ({"retry-after-ms": "200"}, 0.2, 0.25),
+        ({"retry-after": "9999"}, 60.0, 75.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0, 0.0),
+        ({"retry-after": "soon"}, 1.0, 2.0),
+    ],
+)
+def test_the_wait_before_a_retry_is_jittered_or_what_the_server_asks_for(
+    headers: dict[str, str], low: float, high: float
+) -> None:
+    waits = {delay_s(2, headers) for _ in range(50)}
+    assert all(low <= wait <= high for wait in waits)
+    assert len(waits) > 1 or high == 0
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"choices": [{}]}'])
+async def test_an_answer_of_another_kind_is_told(serve: Callable[..., Endpoint], body: str) -> None:
+    endpoint = serve((200, body))
+    model = OpenAIModel(endpoint.url, "m")
+    with pytest.raises(ModelError, match="did not answer as an OpenAI-compatible endpoint"):
+        await model.complete(REQUEST)
+    await model.close()
+
+
+async def test_a_time_out_is_told_and_heard() -> None:
+    server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(5), "127.0.0.1", 0)
+    async with server:
+        model = OpenAIModel(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "m", timeout_s=0.1, max_retries=0
+        )
+        heard = model.listener = Heard()
+        with pytest.raises(ModelError, match=r"no answer within 0\.1 s") as failed:
+            await model.complete(REQUEST)
+        await model.close()
+    assert (failed.value.retryable, heard.pushed) == (True, 1)
+
+
+async def test_a_stream_that_ends_in_an_error_is_no_reply(serve: Callable[..., Endpoint]) -> None:
+    status, text = streamed(["Hel"], "stop")
+    endpoint = serve((status, text.replace("data: [DONE]", 'data: {"error": {"message": "out of memory"}}')))
+    model = OpenAIModel(endpoint.url, "m")
+    with pytest.raises(ModelError, match="broke off: out of memory"):
+        await model.stream(REQUEST, lambda text: asyncio.sleep(0))
     await model.close()

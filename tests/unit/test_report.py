@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agentmill.records import CALL_SCHEMA, CONVERSATION_SCHEMA, TURN_SCHEMA
+from agentmill.records import CALL_SCHEMA, CONVERSATION_SCHEMA, TIMING_SCHEMA, TURN_SCHEMA
 from agentmill.runs import Run, wilson
 from cluster.charts import Rate, Series, curve, rates, smooth, ticks
 from cluster.config import ReportSettings, RunConfig
@@ -28,7 +28,7 @@ def call(agent: str, index: int, output: str) -> dict[str, Any]:
     return {
         "call_id": f"s1-0-{index}", "sid": "s1", "turn": 0, "index": index, "agent": agent,
         "messages_json": json.dumps(messages), "output": output, "status": "ok", "error": "", "model": "student",
-        "prompt_tokens": 41, "completion_tokens": 13, "latency_s": 0.0123,
+        "prompt_tokens": 41, "completion_tokens": 13,
     }  # fmt: skip
 
 
@@ -60,18 +60,19 @@ def run(tmp_path: Path) -> Run:
     conversation = {
         "sid": "s1", "scenario_json": json.dumps({"goals": [{"intent": "opening_hours", "slots": {"day": "friday"}}]}),
         "status": "exit", "error": "", "success": True, "reasons_json": "[]", "turns": 1, "calls": 2,
-        "world_json": "{}", "seconds": 1.0,
+        "world_json": "{}",
     }  # fmt: skip
     turn = {
         "sid": "s1", "turn": 0, "utterance": HOSTILE, "reply": "We open at 9:00.", "status": "answered",
         "intent": "opening_hours", "plan": 'hours = opening_hours(day="friday")', "complexity": 1.0, "replans": 0,
-        "violations_json": "[]", "results_json": '{"hours":{"open":"09:00"}}', "latency_s": 0.1,
+        "violations_json": "[]", "results_json": '{"hours":{"open":"09:00"}}',
     }  # fmt: skip
     calls = [call("planner", 0, 'hours = opening_hours(day="friday")'), call("explainer", 1, "We open at 9:00.")]
     for name, schema, data in (
         ("conversations", CONVERSATION_SCHEMA, [conversation]),
         ("turns", TURN_SCHEMA, [turn]),
         ("calls", CALL_SCHEMA, calls),
+        ("timings", TIMING_SCHEMA, [{"kind": "call", "sid": "s1", "turn": 0, "index": 0, "seconds": 0.0123}]),
     ):
         (folder / name).mkdir()
         pq.write_table(pa.Table.from_pylist(data, schema=schema), folder / name / "part-0.parquet")

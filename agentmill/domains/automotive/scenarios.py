@@ -7,20 +7,21 @@ for students that are too small for more.
 """
 
 import random
+from collections.abc import Sequence
 
 from agentmill.domains.automotive.dealings import AllGoals
 from agentmill.domains.automotive.goals import CoreGoals
 from agentmill.domains.automotive.seed import HELDOUT_SEEDS, TRAIN_SEEDS, world_data
 from agentmill.domains.automotive.user import POINTING
-from agentmill.domains.base import Goal, Scenario
-from agentmill.domains.kit.scenarios import drawn
+from agentmill.domains.base import Scenario
+from agentmill.domains.kit.scenarios import Content, drawn
 
 WORLDS = {"train": TRAIN_SEEDS, "heldout": HELDOUT_SEEDS}
 PERSONAS = ("plain", "terse", "chatty", "polite", "hesitant")
 _POINTING_SHARE = 0.3
 
 
-def generate(count: int, seed: int, split: str) -> list[Scenario]:
+def generate(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """`count` scenarios of a split ("train" or "heldout") over all intents.
 
     Raises:
@@ -29,16 +30,16 @@ def generate(count: int, seed: int, split: str) -> list[Scenario]:
     return _drawn(count, seed, split, "all", AllGoals)
 
 
-def generate_core(count: int, seed: int, split: str) -> list[Scenario]:
+def generate_core(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """The same over the core intents only."""
     return _drawn(count, seed, split, "core", CoreGoals)
 
 
-def _drawn(count: int, seed: int, split: str, mix: str, goals: type[CoreGoals]) -> list[Scenario]:
-    def draw(rng: random.Random, world_seed: int) -> tuple[str, list[Goal]]:
+def _drawn(count: int, seed: int, split: str, mix: str, goals: type[CoreGoals]) -> Sequence[Scenario]:
+    def draw(rng: random.Random, world_seed: int, index: int) -> Content:
         persona = rng.choice(PERSONAS)
         if goals is AllGoals and rng.random() < _POINTING_SHARE:
             persona = POINTING
-        return persona, goals(rng, world_data(world_seed)).draw()
+        return Content(persona, goals(rng, world_data(world_seed)).draw())
 
     return drawn(count, seed, split, label=f"automotive scenario {mix}", worlds=WORLDS, draw=draw)

@@ -32,7 +32,7 @@ def scenario_findings(domain: Domain) -> Iterator[Finding]:
 
 def _of_split(source: ScenarioSource, split: str, about: str) -> Generator[Finding, None, list[Scenario]]:
     """What one source draws for a split, which it returns."""
-    scenarios = source(COUNT, 0, split)
+    scenarios = list(source(COUNT, 0, split))
     if len(scenarios) != COUNT:
         yield Finding(about, f"{COUNT} were asked for and {len(scenarios)} came; give as many as are asked for")
     wrong = [scenario for scenario in scenarios if scenario.split != split]
@@ -41,7 +41,7 @@ def _of_split(source: ScenarioSource, split: str, about: str) -> Generator[Findi
             about,
             f"{wrong[0].sid} says split={wrong[0].split}, so it would be taught or tested in the wrong place; mend it",
         )
-    if source(COUNT, 0, split) != scenarios:
+    if list(source(COUNT, 0, split)) != scenarios:
         yield Finding(
             about, "drawn again from the same seed they are others, so a run could not go on; draw from the seed alone"
         )

@@ -14,6 +14,7 @@ from functools import partial
 from agentmill.agents.frames import parse_frame
 from agentmill.domains.base import Domain
 from agentmill.domains.kit.answers import Answers
+from agentmill.domains.kit.gold import gold, heard
 from agentmill.domains.kit.judge import judge
 from agentmill.domains.kit.mistakes import Mistakes
 from agentmill.domains.kit.policy import Policy
@@ -24,8 +25,9 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 def with_expert(domain: Domain, policy: Policy) -> Domain:
-    """The same pack with an expert that follows `policy`."""
-    return replace(domain, expert=partial(Expert, Answers(domain, policy)))
+    """The same pack with an expert that follows `policy`, its gold cases and its reading of what customers say."""
+    answers = Answers(domain, policy)
+    return replace(domain, expert=partial(Expert, answers), gold=partial(gold, answers), heard=partial(heard, answers))
 
 
 class Expert:

@@ -6,85 +6,129 @@ Invariant: what it returns as `output` is right and in the agent's exact format.
 """
 
 import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentmill.agents.frames import parse_frame
 from agentmill.domains.kit.answers import Answers
 from agentmill.domains.kit.policy import Frame, compact
 from agentmill.domains.kit.rules import GROUNDED_ARGUMENT
-from agentmill.plans.compare import equivalent
+from agentmill.judgement import CRITERIA, Severity
+from agentmill.models.chat import AgentName
+from agentmill.plans.check import CONFIRM_FIRST
+from agentmill.plans.compare import calls_of, equivalent
 from agentmill.plans.parse import Plan, PlanError
 
-Criteria = tuple[dict[str, bool], str]
+_TOOLS = ("UNKNOWN_TOOL", "WRONG_TOOL", "SHADOWED_TOOL", "UNKNOWN_NAME")
+_ARGUMENTS = ("UNKNOWN_ARGUMENT", "MISSING_ARGUMENT", "WRONG_TYPE", GROUNDED_ARGUMENT)
+_INNER = re.compile(r"[{}]|\b[a-z]+_[a-z_]+\b|\b[A-Z]+_[A-Z_]+\b")  # JSON, names of tools, codes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is wrong with an output: the criteria that do not hold, how bad that is and why."""
+
+    wrong: frozenset[str] = frozenset()
+    severity: Severity = "none"
+    reason: str = field(default="right and complete")
+
+
+_RIGHT = Found()
 
 
 def judge(answers: Answers, frame: Frame) -> str:
     """The judge's verdict on {"agent", "prompt", "output"} (JSON strings where they are JSON) as JSON text."""
-    agent, prompt, output = frame["agent"], parse_frame(json.loads(frame["prompt"])), json.loads(frame["output"])
+    agent: AgentName = frame["agent"]  # type: ignore[assignment]
+    prompt, output = parse_frame(json.loads(frame["prompt"])), json.loads(frame["output"])
     right = answers.answer(agent, prompt)
-    criteria, reason = _CRITERIA[agent](answers, prompt, output, right)
-    keep = all(criteria.values())
+    found = _JUDGES[agent](answers, prompt, output, right)
+    keep = not found.wrong
     if keep and output.split() == right.split():
         output = right  # a frame folds runs of spaces, and with them a plan's indentation
     return compact(
         {
+            "reason": found.reason,
+            "criteria": {name: name not in found.wrong for name in CRITERIA[agent]},
+            "severity": found.severity,
             "verdict": "keep" if keep else "edit",
             "output": output if keep else right,
-            "criteria": criteria,
-            "reason": "right and complete" if keep else reason,
         }
     )
 
 
-def _understander(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
+def _unusable(agent: AgentName, reason: str) -> Found:
+    """An output that is not in the agent's form at all: nothing else of it holds either."""
+    return Found(frozenset(CRITERIA[agent]), "major", reason)
+
+
+def _understander(answers: Answers, prompt: Frame, output: str, right: str) -> Found:
     heard, expected = _object(output), json.loads(right)
     if heard is not None and heard.get("also") == []:
         del heard["also"]  # as good as left out
-    if heard is None or heard.keys() != expected.keys():
-        return _criteria(format=False), "not the object that was asked for"
-    wrong = [name for name in expected if heard[name] != expected[name]]
-    entities = heard["entities"] if isinstance(heard["entities"], dict) else {}
-    invented = [name for name in entities if name not in expected["entities"]]
-    ordered = compact(heard) == right if not wrong else True
-    return _criteria(format=ordered, correct=not wrong, grounded=not invented), f"wrong: {', '.join(wrong) or 'order'}"
+    if heard is None or heard.keys() - {"also"} != expected.keys() - {"also"}:
+        return _unusable("understander", "not the object that was asked for")
+    names = ("intent", "entities", "confirmed", "question")
+    wrong = {name for name in names if heard[name] != expected[name]}
+    if heard.get("also") != expected.get("also"):
+        wrong.add("intent")
+    if wrong:
+        bad = bool(heard["confirmed"]) and not expected["confirmed"]
+        ordered = [name for name in names if name in wrong]
+        return Found(frozenset(wrong), "critical" if bad else "major", f"wrong: {', '.join(ordered)}")
+    if compact(heard) != right:
+        return Found(frozenset(("format",)), "minor", "wrong: order")
+    return _RIGHT
 
 
-def _planner(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
+def _planner(answers: Answers, prompt: Frame, output: str, right: str) -> Found:
     try:
         parsed = Plan.parse(output)
     except PlanError as error:
-        return _criteria(format=False), str(error)
-    if equivalent(parsed, Plan.parse(right)):
-        return _criteria(), ""
-    codes = answers.broken(prompt, output)
-    served = answers.serves(prompt, parsed)
-    problem = (", ".join(codes) if served else "a wrong tool") or "another plan than is due"
-    return _criteria(correct=False, grounded=GROUNDED_ARGUMENT not in codes), problem
+        return _unusable("planner", str(error))
+    due = Plan.parse(right)
+    if equivalent(parsed, due):
+        return _RIGHT
+    codes, made, wanted = answers.broken(prompt, output), calls_of(parsed), calls_of(due)
+    wrong = {"tools"} if not answers.serves(prompt, parsed) else set()
+    wrong |= {"arguments" for code in codes if code in _ARGUMENTS}
+    wrong |= {"rules" for code in codes if code not in (*_TOOLS, *_ARGUMENTS)}
+    if made != wanted or not wrong:
+        wrong.add("complete")
+    tools = answers.domain_of(prompt).tools
+    changes = any(tools[call.tool].changes for call in parsed.calls if call.tool in tools)
+    bad = "rules" in wrong or CONFIRM_FIRST in codes or (changes and "arguments" in wrong)
+    reason = ", ".join(codes) or ("a wrong tool" if "tools" in wrong else "another plan than is due")
+    return Found(frozenset(wrong), "critical" if bad else "major", reason)
 
 
-def _evaluator(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
+def _evaluator(answers: Answers, prompt: Frame, output: str, right: str) -> Found:
     said, expected = _object(output), json.loads(right)
     if said is None or said.keys() != expected.keys():
-        return _criteria(format=False), "not the object that was asked for"
-    return _criteria(correct=said == expected), f"violations are {expected['violations']}"
+        return _unusable("evaluator", "not the object that was asked for")
+    if said == expected:
+        return _RIGHT
+    severity: Severity = "critical" if said["ok"] else "major"  # a bad plan let through, a good one sent back
+    return Found(frozenset(("codes",)), severity, f"violations are {expected['violations']}")
 
 
-def _explainer(answers: Answers, prompt: Frame, output: str, right: str) -> Criteria:
+def _explainer(answers: Answers, prompt: Frame, output: str, right: str) -> Found:
     if not output.strip() or "\n" in output.strip():
-        return _criteria(format=False), "not one line"
+        return _unusable("explainer", "not one line")
     grounding = answers.policy.grounding
     invented = grounding.ungrounded(output, answers.context(prompt))
     if invented:
-        return _criteria(grounded=False), f"not grounded: {', '.join(invented)}"
+        return Found(frozenset(("grounded",)), "critical", f"not grounded: {', '.join(invented)}")
     said = set(grounding.facts_of(output))
     missing = [fact for fact in grounding.facts_of(right) if fact not in said]
-    asks = output.rstrip().endswith("?") == right.endswith("?")
-    reason = f"missing: {', '.join(missing)}" if missing else "asks where it should answer, or the other way round"
-    return _criteria(correct=not missing and asks), reason
-
-
-def _criteria(*, format: bool = True, correct: bool = True, grounded: bool = True) -> dict[str, bool]:
-    return {"format": format, "correct": correct and format, "grounded": grounded and format}
+    if missing:
+        return Found(frozenset(("complete",)), "major", f"missing: {', '.join(missing)}")
+    if output.rstrip().endswith("?") != right.endswith("?"):
+        return Found(frozenset(("complete",)), "major", "asks where it should answer, or the other way round")
+    if _INNER.search(output) and not _INNER.search(right):
+        return Found(frozenset(("tone",)), "minor", "shows the inner workings")
+    return _RIGHT
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -95,7 +139,7 @@ def _object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-_CRITERIA = {
+_JUDGES: dict[str, Callable[[Answers, Frame, str, str], Found]] = {
     "understander": _understander,
     "planner": _planner,
     "evaluator": _evaluator,
