@@ -43,7 +43,7 @@ def _rule_verdict(call: Row, domain: Domain) -> tuple[Messages, str] | None:
         return None
     asked = [*_state_lines(frame), f"plan: {Plan.parse(call['output']).text}"]
     prompt = [
-        {"role": "system", "content": pack.prompts[styles[0]]["evaluator"]},
+        {"role": "system", "content": domain.prompts[styles[0]]["evaluator"]},
         {"role": "user", "content": "\n".join(asked)},
     ]
     return prompt, compact({"ok": False, "violations": list(dict.fromkeys(codes))})
