@@ -68,7 +68,8 @@ class Judge:
     async def judge(self, agent: AgentName, prompt: str, output: str, *, seed: int = 0, truth: str = "") -> Judged:
         """Judge the output that `agent` gave for the user frame `prompt`; `truth` is what is known to be right."""
         asked = (self._system, Message(role="user", content=judge_frame(agent, prompt, output, truth)))
-        messages, so_far = asked, Judged("unjudged", reason="not asked", because="no_answer")
+        messages: tuple[Message, ...] = asked
+        so_far = Judged("unjudged", reason="not asked", because="no_answer")
         structured = self.structured
         for attempt in range(self.attempts):
             try:

@@ -20,13 +20,14 @@ from pydantic import Field
 
 from agentmill.config import Strict
 from agentmill.domains.base import Domain, Scenario, load_domain
-from agentmill.models.chat import AgentName
+from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
 from simulation.job import ActorRange, JobStopped, give_up, heed
 from simulation.judge import TRAINABLE, Judge, Judged
-from simulation.models import ModelSettings, build_model
+from simulation.models import ModelSettings
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
+from simulation.pacing import Flows
 from simulation.remembered import Remembered
 from simulation.tables import compact, prompt_of, read_table, write_table
 from simulation.verify import Place, Verifier, changing
@@ -77,10 +78,9 @@ class RefineSettings(Strict):
     max_user_errors: float = Field(0.05, ge=0.0, le=1.0)
     gold_cases: int = Field(240, ge=0)
 
-    def guarded(self, model: ModelSettings, domain: Domain, *, stop: str = "") -> Guarded:
-        """The judge's model behind the breaker."""
-        built, name = build_model(model, domain), f"the judge ({model.identity})"
-        return Guarded(built, self.outage, name=name, attempts=self.attempts, stop=stop)
+    def guarded(self, model: ChatModel, identity: str, *, stop: str = "") -> Guarded:
+        """A judge's model behind the breaker."""
+        return Guarded(model, self.outage, name=f"the judge ({identity})", attempts=self.attempts, stop=stop)
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,19 @@ class Refiner:
         self.settings = settings
         self.seed = seed
         self.folder, self.kept, self.stop = Path(folder), Path(work) / "kept", stop
-        self.first = _Asker(self.domain, settings, settings.judge, seed, stop)
+        self.flows = Flows(settings.in_flight, stop)
+        self.first = self._asker("judge", settings.judge)
         second = settings.second_look
-        self.second = _Asker(self.domain, settings, second.model, seed, stop) if second else None
+        self.second = self._asker("second_judge", second.model) if second else None
         self.conversations = Conversations(self.folder, self.domain)
         self._groups = Groups(GROUPS)
         self._opening = asyncio.Lock()
         self._verifier: Verifier | None = None
+
+    def _asker(self, role: str, model: ModelSettings) -> "_Asker":
+        paced = self.flows.paced(role, model, self.domain)
+        guarded = self.settings.guarded(paced, model.identity, stop=self.stop)
+        return _Asker(self.domain, self.settings, model, guarded, self.seed)
 
     async def __call__(self, row: Row) -> Row:
         """Judge and verify every call of the chunk; a judge's failure is a verdict, not an exception.
@@ -171,6 +177,7 @@ class Refiner:
         failed = [verdict["reason"] for verdict in verdicts if verdict["failed"]]
         if failed:
             _keep(verdicts, file)
+        self.flows.note()
         outages, seconds = self.first.outages()
         return {
             "chunk": row["chunk"],
@@ -242,8 +249,10 @@ class Refiner:
 class _Asker:
     """One judge with the verdicts that it gave last, by the digest of what was judged."""
 
-    def __init__(self, domain: Domain, settings: RefineSettings, model: ModelSettings, seed: int, stop: str) -> None:
-        self.guarded = settings.guarded(model, domain, stop=stop)
+    def __init__(
+        self, domain: Domain, settings: RefineSettings, model: ModelSettings, guarded: Guarded, seed: int
+    ) -> None:
+        self.guarded = guarded
         self.judge = Judge(domain, self.guarded, model, attempts=settings.attempts, max_tokens=settings.max_tokens)
         self.seed = seed
         self._known = Remembered["asyncio.Future[Judged]"](settings.remembered)

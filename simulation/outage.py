@@ -98,12 +98,15 @@ class Guarded:
         if not self._open:
             return await self._made(request)
         async with self._probing:
-            if self._open:
+            if self._away():  # nobody has been answered while this call waited for its turn
                 pause = min(self.settings.probe_s * 2**self._probes, self.settings.probe_max_s)
                 self._probes += 1
                 await self._pause(pause)
                 return await self._made(request)
         return await self._made(request)
+
+    def _away(self) -> bool:
+        return self._open
 
     async def _made(self, request: ChatRequest) -> ChatReply:
         try:

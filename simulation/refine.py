@@ -30,6 +30,7 @@ from simulation.job import Job, Pool, output_files, run_job
 from simulation.judge import TRAINABLE
 from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
 from simulation.models import build_model
+from simulation.pacing import forget_flows, record_flows
 from simulation.tables import REFINED_SCHEMA, part_files, write_table
 
 _CHUNK_SCHEMA = pa.schema(
@@ -80,11 +81,13 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
         "folder": str(run.path("simulate")),
         "work": str(work),
     }
+    forget_flows(work)
     done = run_job(job, Refiner, arguments, Pool(settings.actors, 1, settings.in_flight // CHUNK + 2))
     tally = _write_all(run, job)
     gold = agreement.judge_gold(run, settings, pack, seed)
-    shutil.rmtree(work)
     _record(run, tally, time.monotonic() - began)
+    record_flows(run, "refine", work)
+    shutil.rmtree(work)
     run.record("refine.worker_peak_mib", done.worker_peak_mib, unit="MiB")
     agreement.record(run, gold, list(tally.second.values()), pack)
 

@@ -124,7 +124,12 @@ async def test_a_job_that_is_told_to_stop_does_not_wait_for_the_judge(tmp_path: 
 async def test_a_refusal_is_an_answer_and_ends_an_outage() -> None:
     class Moody:
         def __init__(self) -> None:
-            self.lines = [ModelError("away"), ModelError("away"), ModelError("no", retryable=False), "yes"]
+            self.lines: list[ModelError | str] = [
+                ModelError("away"),
+                ModelError("away"),
+                ModelError("no", retryable=False),
+                "yes",
+            ]
 
         async def complete(self, request: ChatRequest) -> ChatReply:
             line = self.lines.pop(0)
