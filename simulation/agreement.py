@@ -26,7 +26,6 @@ from simulation.job import JobFailed
 from simulation.judge import TRAINABLE, Judge, Judged, canonical_output
 from simulation.judging import RefineSettings
 from simulation.metrics import Measure, compare_understanding, rate, same_plan, same_verdict
-from simulation.models import build_model
 from simulation.outage import ModelDown
 from simulation.tables import part_files, prompt_of
 from simulation.verify import ungrounded
@@ -93,7 +92,7 @@ def gold_cases(run: Run, domain: Domain, count: int, seed: int) -> list[GoldCase
 async def _judged(cases: Sequence[GoldCase], settings: RefineSettings, domain: Domain, seed: int) -> list[Seen]:
     judge = Judge(
         domain,
-        settings.guarded(build_model(settings.judge, domain), settings.judge.identity),
+        settings.guarded(settings.judge, domain),
         settings.judge,
         attempts=settings.attempts,
         max_tokens=settings.max_tokens,

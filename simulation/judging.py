@@ -9,6 +9,7 @@ early, the verdicts that it has are kept on disk, and the next attempt asks for 
 """
 
 import asyncio
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,15 @@ from agentmill.domains.base import Domain, Scenario, load_domain
 from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
-from simulation.job import ActorRange, JobStopped, give_up, heed
 from simulation.judge import TRAINABLE, Judge, Judged
-from simulation.models import ModelSettings
+from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
 from simulation.pacing import Flows
 from simulation.remembered import Remembered
 from simulation.tables import compact, prompt_of, read_table, write_table
 from simulation.verify import Place, Verifier, changing
+from simulation.work import ActorRange
+from simulation.worker import JobStopped, give_up, heed
 
 CHUNK = 256  # so many calls are one row of the job; what a killed worker loses at most of each chunk in flight
 CALL_COLUMNS = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
@@ -78,9 +80,12 @@ class RefineSettings(Strict):
     max_user_errors: float = Field(0.05, ge=0.0, le=1.0)
     gold_cases: int = Field(240, ge=0)
 
-    def guarded(self, model: ChatModel, identity: str, *, stop: str = "") -> Guarded:
-        """A judge's model behind the breaker."""
-        return Guarded(model, self.outage, name=f"the judge ({identity})", attempts=self.attempts, stop=stop)
+    def guarded(
+        self, model: ModelSettings, domain: Domain, *, stop: str = "", built: ChatModel | None = None
+    ) -> Guarded:
+        """The judge's model behind the breaker; `built` where it is there already, such as one with a flow."""
+        built, name = built or build_model(model, domain), f"the judge ({model.identity})"
+        return Guarded(built, self.outage, name=name, attempts=self.attempts, stop=stop)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class Chunk:
 
 
 Groups = Remembered[pa.Table]
+Deed = tuple[str, str, tuple[str, ...]]  # requests, plan, switches in force: see Place
 
 
 class Conversations:
@@ -111,7 +117,7 @@ class Conversations:
     def __init__(self, folder: Path, domain: Domain) -> None:
         self.folder = folder
         self.domain = domain
-        self._parts = Remembered[dict[str, tuple[str, list[tuple[int, str, str]]]]](_PARTS)
+        self._parts = Remembered[dict[str, tuple[str, list[tuple[int, Deed]]]]](_PARTS)
         self._scenarios = Remembered[Scenario](64)
 
     def place(self, part: str, sid: str, turn: int) -> Place:
@@ -125,18 +131,21 @@ class Conversations:
             raise RunError(f"{self.folder}: conversation {sid} is not in conversations/{part}; simulate again")
         text, changes = known[sid]
         scenario = self._scenarios.get(sid) or self._scenarios.put(sid, Scenario.model_validate_json(text))
-        before = tuple((intent, plan) for number, intent, plan in changes if number < turn)
+        before = tuple(deed for number, deed in changes if number < turn)
         return Place(scenario.world_seed, scenario, before)
 
-    def _read(self, part: str) -> dict[str, tuple[str, list[tuple[int, str, str]]]]:
+    def _read(self, part: str) -> dict[str, tuple[str, list[tuple[int, Deed]]]]:
         table = read_table(self.folder / "conversations" / part, ["sid", "scenario_json"])
-        found: dict[str, tuple[str, list[tuple[int, str, str]]]] = {
+        found: dict[str, tuple[str, list[tuple[int, Deed]]]] = {
             row["sid"]: (row["scenario_json"], []) for row in table.to_pylist()
         }
-        turns = read_table(self.folder / "turns" / part, ["sid", "turn", "status", "intent", "plan"])
-        for row in turns.to_pylist():
-            if row["status"] == "answered" and row["plan"] and changing(self.domain, row["plan"]):
-                found[row["sid"]][1].append((row["turn"], row["intent"], row["plan"]))
+        columns = ["sid", "turn", "status", "intent", "plan", "switches_json"]
+        switches: dict[str, tuple[str, ...]] = {}
+        for row in read_table(self.folder / "turns" / part, columns).to_pylist():
+            sid, plan = row["sid"], row["plan"]
+            switches[sid] = (*switches.get(sid, ()), *json.loads(row["switches_json"]))
+            if row["status"] == "answered" and plan and changing(self.domain.under(switches[sid]), plan):
+                found[sid][1].append((row["turn"], (row["intent"], plan, switches[sid])))
         return found
 
 
@@ -149,18 +158,13 @@ class Refiner:
         self.seed = seed
         self.folder, self.kept, self.stop = Path(folder), Path(work) / "kept", stop
         self.flows = Flows(settings.in_flight, stop)
-        self.first = self._asker("judge", settings.judge)
-        second = settings.second_look
-        self.second = self._asker("second_judge", second.model) if second else None
+        self.first = _Asker(self.domain, settings, "judge", settings.judge, self.flows, seed, stop)
+        look = settings.second_look
+        self.second = _Asker(self.domain, settings, "second", look.model, self.flows, seed, stop) if look else None
         self.conversations = Conversations(self.folder, self.domain)
         self._groups = Groups(GROUPS)
         self._opening = asyncio.Lock()
         self._verifier: Verifier | None = None
-
-    def _asker(self, role: str, model: ModelSettings) -> "_Asker":
-        paced = self.flows.paced(role, model, self.domain)
-        guarded = self.settings.guarded(paced, model.identity, stop=self.stop)
-        return _Asker(self.domain, self.settings, model, guarded, self.seed)
 
     async def __call__(self, row: Row) -> Row:
         """Judge and verify every call of the chunk; a judge's failure is a verdict, not an exception.
@@ -250,9 +254,16 @@ class _Asker:
     """One judge with the verdicts that it gave last, by the digest of what was judged."""
 
     def __init__(
-        self, domain: Domain, settings: RefineSettings, model: ModelSettings, guarded: Guarded, seed: int
+        self,
+        domain: Domain,
+        settings: RefineSettings,
+        role: str,
+        model: ModelSettings,
+        flows: Flows,
+        seed: int,
+        stop: str,
     ) -> None:
-        self.guarded = guarded
+        self.guarded = settings.guarded(model, domain, stop=stop, built=flows.paced(role, model, domain))
         self.judge = Judge(domain, self.guarded, model, attempts=settings.attempts, max_tokens=settings.max_tokens)
         self.seed = seed
         self._known = Remembered["asyncio.Future[Judged]"](settings.remembered)

@@ -9,17 +9,19 @@ none; waiting for a place is not the model's time, so that a call's time-out beg
 
 import asyncio
 import json
+import math
 import shutil
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from agentmill.domains.base import Domain
 from agentmill.models.chat import ChatModel, ChatReply, ChatRequest, ModelError, ReportsLoad
 from agentmill.runs import Run, atomic_write_text
-from simulation.flow import Crowd, Flow, FlowReport
+from simulation.flow import CROWD, Crowd, Flow, FlowReport
 from simulation.models import ModelSettings, build_model
 
 _FOLDER = "flows"
@@ -82,6 +84,11 @@ class Flows:
             self._crowd = Crowd(self._by_server.values())
         return self._crowd
 
+    @property
+    def calls(self) -> int:
+        """How many calls were answered."""
+        return sum(flow.calls for flow in self._by_server.values())
+
     def note(self) -> None:
         """Write down where the flows stand, at most once a second."""
         now = time.monotonic()
@@ -90,6 +97,18 @@ class Flows:
             self._report.parent.mkdir(parents=True, exist_ok=True)
             reports = {role: asdict(flow.report()) for role, flow in self._by_role.items()}
             atomic_write_text(self._report, json.dumps(reports))
+
+
+def blocks_at_once(models: Iterable[ModelSettings], in_flight: int, block_rows: int) -> int:
+    """How many blocks of conversations an actor needs at once to keep `in_flight` calls under way at each server.
+
+    A conversation is busy elsewhere some of the time, and the last ones of a block leave its other places empty: the
+    crowd's room, and a block for each eight of them. Experts have no limit, and `in_flight` conversations.
+    """
+    servers = {model.server for model in models if model.kind != "expert"}
+    conversations = math.ceil(CROWD * in_flight * len(servers)) if servers else in_flight
+    blocks = max(1, conversations // block_rows)
+    return blocks + math.ceil(blocks / 8) if servers else blocks
 
 
 def forget_flows(work: Path) -> None:

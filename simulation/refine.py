@@ -26,12 +26,13 @@ from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation import agreement
 from simulation.claim import claim
 from simulation.fidelity import require_faithful
-from simulation.job import Job, Pool, output_files, run_job
+from simulation.job import run_job
 from simulation.judge import TRAINABLE
 from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
 from simulation.models import build_model
 from simulation.pacing import forget_flows, record_flows
 from simulation.tables import REFINED_SCHEMA, part_files, write_table
+from simulation.work import Job, Pool, output_files
 
 _CHUNK_SCHEMA = pa.schema(
     [("chunk", pa.string()), ("part", pa.string()), *((n, pa.int64()) for n in ("group", "offset", "count", "calls"))]
@@ -83,6 +84,7 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     }
     forget_flows(work)
     done = run_job(job, Refiner, arguments, Pool(settings.actors, 1, settings.in_flight // CHUNK + 2))
+    record_flows(run, "refine", work)
     tally = _write_all(run, job)
     gold = agreement.judge_gold(run, settings, pack, seed)
     _record(run, tally, time.monotonic() - began)
