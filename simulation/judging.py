@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -204,20 +204,32 @@ class Refiner:
         waiting: set[asyncio.Future[Row]] = set(tasks.values())
         while waiting:
             finished, waiting = await asyncio.wait(waiting, timeout=KEEP_EVERY_S, return_when=asyncio.FIRST_EXCEPTION)
-            broken = next((task.exception() for task in finished if task.exception()), None)
-            if broken is not None:
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
-            if broken is not None or waiting:
+            broken = [error for task in finished if (error := task.exception()) is not None]
+            if broken:
+                await self._end(waiting, wait=all(isinstance(error, ModelDown | Stopped) for error in broken))
+            if broken or waiting:
                 _keep([*done.values(), *_finished(tasks.values())], file)
-            if isinstance(broken, ModelDown):
-                give_up(self.stop, str(broken))
-            if isinstance(broken, Stopped):
-                raise JobStopped(self.stop)
-            if broken is not None:
-                raise broken
+            if broken:
+                self._give_up(broken)
         return [done[call["call_id"]] if call["call_id"] in done else tasks[call["call_id"]].result() for call in calls]
+
+    def _give_up(self, broken: Sequence[BaseException]) -> NoReturn:
+        """Say why a chunk could not be finished: a fault of ours before the judge, who is away, before a stop."""
+        fault = next((error for error in broken if not isinstance(error, ModelDown | Stopped)), None)
+        if fault is not None:
+            raise fault
+        away = next((error for error in broken if isinstance(error, ModelDown)), None)
+        if away is not None:
+            give_up(self.stop, str(away))
+        raise JobStopped(self.stop)
+
+    async def _end(self, tasks: Iterable["asyncio.Future[Row]"], *, wait: bool) -> None:
+        """End what is under way; with `wait` calls that the judge answers at this moment come to their end."""
+        for asker in filter(None, (self.first, self.second)):
+            asker.guarded.give_up()
+        for task in () if wait else tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _verdict(self, call: Row, part: str) -> Row:
         """One call's row."""
