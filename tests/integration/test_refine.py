@@ -1,6 +1,5 @@
-"""The stage refine on a real local Ray: a judge that goes away and talks nonsense half-way, and a faulty simulator."""
+"""The stage refine on a real local Ray: a judge that goes away half-way, and a simulator that cannot be trusted."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -51,27 +50,12 @@ def test_a_judge_that_fails_half_way_loses_nothing_and_scores_nothing_by_acciden
         kept = list(played.path("refine", ".work", "kept").glob("*.parquet"))
         assert sum(pq.read_metadata(path).num_rows for path in kept) >= len(first)
 
-        endpoint.break_after, endpoint.mood = 0, "garbage"
-        with pytest.raises(JobFailed, match=r"max_error_share=0.05 allows; the first: .* is no verdict"):
-            refined(played, settings)
         assert read_folder(played.path("refine", "calls")).to_pylist() == rows  # what was there stands untouched
-
         endpoint.mood = "well"
         assert refined(played, settings) == undisturbed
         assert Counter(endpoint.answered).most_common(1)[0][1] == 1  # what was answered is not paid for again
     assert played.figures()["refine.outages"].value == 0
     assert not played.path("refine", ".work").exists()
-
-
-def test_every_call_has_a_row_with_a_class_of_reason_and_identical_ones_the_same_verdict(played: Run) -> None:
-    refined(played, SETTINGS)
-    rows = read_folder(played.path("refine", "calls")).to_pylist()
-    assert {row["verdict"] for row in rows} >= {"keep", "edit"}
-    assert all((row["verdict"] == "unjudged") == bool(row["unjudged_because"]) for row in rows)
-    assert all((row["severity"] != "none") == (row["verdict"] == "edit") for row in rows)
-    assert all(json.loads(row["criteria_json"]) for row in rows if row["verdict"] == "keep")
-    words = {(row["judged_as"], row["severity"]) for row in rows if row["unjudged_because"] == ""}
-    assert len(words) == len({digest for digest, _ in words})
 
 
 def test_an_unfaithful_simulator_is_stopped_before_a_judge_is_asked(played: Run, tmp_path: Path) -> None:
