@@ -24,11 +24,12 @@ from agentmill.domains.base import Domain, load_domain
 from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation import agreement
+from simulation.chunks import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups
 from simulation.claim import claim
 from simulation.fidelity import require_faithful
 from simulation.job import run_job
 from simulation.judge import TRAINABLE
-from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
+from simulation.judging import Refiner, RefineSettings, unpacked
 from simulation.models import build_model
 from simulation.pacing import forget_flows, record_flows
 from simulation.tables import REFINED_SCHEMA, part_files, write_table

@@ -23,7 +23,7 @@ from agentmill.runs import Run, RunError, digest_json
 from simulation.corpora.dpo import differ
 from simulation.corpora.rows import Candidate, assistant, lineage
 from simulation.judge import TRAINABLE
-from simulation.verify import Verifier
+from simulation.verify import Place, Verifier
 
 HAND = "hand"
 _YAML = (".yaml", ".yml")
@@ -132,7 +132,7 @@ async def _problem(pair: HandPair, verifier: Verifier) -> str:
     if pair.prompt[-1].role != "user":
         return f"prompt ends with a message of the {pair.prompt[-1].role}; it must end with the user's"
     try:
-        wrong = await verifier.problem(pair.agent, pair.prompt[-1].content, pair.chosen, pair.world_seed)
+        wrong = await verifier.problem(pair.agent, pair.prompt[-1].content, pair.chosen, Place(pair.world_seed))
     except ValueError as error:
         return f"prompt cannot be read as an agent's frame: {error}"
     return f"chosen: {wrong}; mend it" if wrong else ""

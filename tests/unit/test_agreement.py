@@ -154,7 +154,7 @@ async def test_a_plan_is_verified_in_the_world_as_its_turn_found_it() -> None:
     frame, plan = STATE.format(**slots) + "\nconfirmed: yes", PLAN.format(**slots)
     nothing_wanted = one.model_copy(update={"goals": ()})
     first = Place(one.world_seed, nothing_wanted)
-    later = Place(one.world_seed, nothing_wanted, before=(("book_test_drive", plan),))
+    later = Place(one.world_seed, nothing_wanted, before=(("book_test_drive", plan, ()),))
     async with Sandbox(1) as sandbox:
         verifier = Verifier(AUTOMOTIVE, sandbox)
         assert (await verifier.problem("planner", frame, plan, first)).startswith(AGAINST_THE_GOAL)
