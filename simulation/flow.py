@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 START = 16
 FAR = 3.0  # latency in multiples of its floor, above which most of it is waiting
@@ -61,7 +62,7 @@ class Flow:
         self.maximum = maximum
         self.in_flight = 0
         self.decreases = self.pushes = self.calls = 0
-        self._now = now
+        self.now = now
         self._limit = float(min(maximum, START))
         self.peak = int(self._limit)
         self._step = math.inf  # doubling, until the first decrease
@@ -86,31 +87,22 @@ class Flow:
         """Have `raised` called whenever the limit has risen."""
         self._watchers.append(raised)
 
-    @asynccontextmanager
-    async def place(self, agent: str) -> AsyncIterator[None]:
+    def place(self, agent: str) -> "_Place":
         """Wait for a place, and hold it for the block, which is one call by `agent`; one that raises has no latency."""
-        await self._enter()
-        began = self._now()
-        try:
-            yield
-        except BaseException:
-            self._leave()
-            raise
-        self._leave()
-        self.calls += 1
-        self._learn(agent, began)
+        return _Place(self, agent)
 
     def pushed_back(self) -> None:
         """The server refused a call because of its load, or let it run out of time."""
         self.pushes += 1
-        if self._now() - self._decreased_at >= COOLDOWN_S:
+        if self.now() - self._decreased_at >= COOLDOWN_S:
             self._decrease()
 
     def queued(self, waiting: int) -> None:
         """So many calls wait in the server's queue."""
         self._queue = max(self._queue, waiting)
 
-    async def _enter(self) -> None:
+    async def enter(self) -> None:
+        """Wait for a place. `place` does, and gives it back."""
         if self.in_flight < self.limit and not self._waiting:
             self.in_flight += 1
         else:
@@ -120,11 +112,12 @@ class Flow:
                 await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():  # it was given the place and cannot use it
-                    self._leave()
+                    self.leave()
                 raise
         self._full = self._full or self.in_flight >= self.limit
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give a place back."""
         self.in_flight -= 1
         self._wake()
 
@@ -135,11 +128,12 @@ class Flow:
                 self.in_flight += 1
                 waiter.set_result(None)
 
-    def _learn(self, agent: str, began: float) -> None:
+    def learn(self, agent: str, began: float) -> None:
         """Note an answered call; at the end of an epoch, adjust the limit."""
+        self.calls += 1
         if began < self._changed_at:  # made under the limit before, or held up by the server: it says nothing
             return
-        seconds = self._now() - began
+        seconds = self.now() - began
         if self._settling:  # from here on, what comes is what this limit brings
             self._settling = False
             self._new_epoch()
@@ -154,7 +148,7 @@ class Flow:
     def _adjust(self) -> None:
         slowness = self._slowness / self._answered
         full, queue = self._full, self._queue
-        growth = self._growth(self._answered / max(self._now() - self._began, 1e-9)) if full else None
+        growth = self._growth(self._answered / max(self.now() - self._began, 1e-9)) if full else None
         self._epochs += 1
         if self._epochs % (MEMORY_EPOCHS // 2) == 0:
             self._floors = (self._floors[1], {})
@@ -197,23 +191,43 @@ class Flow:
         self._end_doubling()
         self._limit = max(1.0, self._limit * DECREASE)
         self.decreases += 1
-        self._decreased_at = self._now()
+        self._decreased_at = self.now()
         self._settle()
 
     def _settle(self) -> None:
         """Count nothing until the first call that was made under the new limit has been answered."""
-        self._changed_at = self._now()
+        self._changed_at = self.now()
         self._settling = True
 
     def _end_doubling(self) -> None:
         self._step = max(1.0, self._limit / STEPS)
 
     def _new_epoch(self) -> None:
-        self._began = self._now()
+        self._began = self.now()
         self._answered = 0
         self._slowness = 0.0
         self._queue = 0
         self._full = False
+
+
+class _Place:
+    """A place in a flow for one call, as an asynchronous context."""
+
+    __slots__ = ("_agent", "_began", "_flow")
+
+    def __init__(self, flow: Flow, agent: str) -> None:
+        self._flow, self._agent = flow, agent
+
+    async def __aenter__(self) -> None:
+        await self._flow.enter()
+        self._began = self._flow.now()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flow.leave()
+        if kind is None:
+            self._flow.learn(self._agent, self._began)
 
 
 class Crowd:
