@@ -49,7 +49,7 @@ class Turn(BaseModel):
     `intent` joins several requests of one utterance with "+". `gate` says what became of `plan` at the complexity
     gate: the model evaluator was `asked`, or the plan was `skipped`; a skipped plan of the shadow sample has the
     verdict that it would have got (`unjudged` where none came). It is `none` where there is no plan or a rule refused
-    it.
+    it. `switches` names the changes of the business that took hold before the turn.
     """
 
     sid: str
@@ -64,6 +64,7 @@ class Turn(BaseModel):
     replans: int
     violations: tuple[str, ...]
     results_json: str
+    switches: tuple[str, ...] = ()
     latency_s: float
 
 
@@ -101,7 +102,7 @@ TURN_SCHEMA = pa.schema(
     [
         ("sid", _STR), ("turn", _INT), ("utterance", _STR), ("reply", _STR), ("status", _STR), ("intent", _STR),
         ("plan", _STR), ("complexity", _FLOAT), ("gate", _STR), ("replans", _INT), ("violations_json", _STR),
-        ("results_json", _STR),
+        ("results_json", _STR), ("switches_json", _STR),
     ],
     metadata=_METADATA,
 )  # fmt: skip

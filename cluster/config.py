@@ -28,16 +28,15 @@ EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # pa
 
 
 class DataSettings(Strict):
-    """Real dialogues to mix in. `public_share` is their share of the training rows where a file is given."""
+    """A file of real dialogues; `corpora.mixture` says what share of each corpus they have."""
 
     public: Path | None = None
-    public_share: float = Field(0.2, ge=0.0, lt=1.0)
 
     @field_validator("public")
     @classmethod
     def _exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
-            raise ValueError("there is no such file; give a JSONL file of dialogues, plain or .gz")
+            raise ValueError("there is no such file; give a JSONL or Parquet file of dialogues")
         return value
 
 

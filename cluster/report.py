@@ -11,7 +11,7 @@ import jinja2
 
 from agentmill.log import say
 from agentmill.runs import Figure, Run, atomic_write_text
-from cluster import evidence, gate
+from cluster import evidence, gate, scenarios
 from cluster.charts import Rate, Series, curve, rates, smooth
 from cluster.config import ReportSettings
 from cluster.stages import STAGES
@@ -56,6 +56,7 @@ def render(run: Run, settings: ReportSettings) -> str:
         training=_under(figures, "base", "train"),
         evaluation=_evaluation(figures),
         evaluation_chart=rates(_rates(figures)),
+        scenarios=scenarios.section(run),
         samples=evidence.samples(run, settings.samples),
         loss=_loss_chart(run),
         speed=_speed_chart(run),

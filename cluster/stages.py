@@ -24,7 +24,8 @@ MISSING = "missing"
 class Stage:
     """One stage. `sources` are the modules and packages whose code decides its result; `figures` dotted prefixes.
 
-    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session.
+    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session. `work` is
+    the folder of a stage that does its rows one by one: what lies there was paid for, and is never thrown away unasked.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     figures: tuple[str, ...]
     memory_gib: float = 1.0
     ray: bool = True
+    work: str = ""
 
 
 def _simulate(run: Run, config: RunConfig) -> None:
@@ -69,7 +71,6 @@ def _corpora(run: Run, config: RunConfig) -> None:
         domain=config.domain,
         seed=config.seed,
         public=config.data.public,
-        public_share=config.data.public_share,
     )
 
 
@@ -105,10 +106,10 @@ def _system(config: RunConfig) -> dict[str, Any]:
     return {**_common(config), "mix": config.mix, "system": config.system.model_dump(mode="json")}
 
 
-def _public(config: RunConfig) -> dict[str, Any]:
-    if config.data.public is None:
-        return {"public": None}
-    return {"public": digest_path(config.data.public), "public_share": config.data.public_share}
+def _data(config: RunConfig) -> dict[str, Any]:
+    """What the files are that the corpora are mixed from."""
+    files = {"public": config.data.public, "hand": config.corpora.dpo.hand}
+    return {name: None if path is None else digest_path(path) for name, path in files.items()}
 
 
 STAGES: tuple[Stage, ...] = (
@@ -126,6 +127,7 @@ STAGES: tuple[Stage, ...] = (
         sources=("agentmill", "simulation"),
         owns=("simulate",),
         figures=("simulate",),
+        work="simulate/.work",
     ),
     Stage(
         name="gate",
@@ -155,12 +157,13 @@ STAGES: tuple[Stage, ...] = (
         sources=("agentmill", "simulation"),
         owns=("refine",),
         figures=("refine",),
+        work="refine/.work",
     ),
     Stage(
         name="corpora",
-        does="the refined calls become training rows",
+        does="the traces become corpora: pretraining, tuning, preferences, drafter, calibration, evaluation",
         run=_corpora,
-        settings=lambda c: {**_common(c), **_public(c), "corpora": c.corpora.model_dump(mode="json")},
+        settings=lambda c: {**_common(c), **_data(c), "corpora": c.corpora.model_dump(mode="json")},
         needs=("simulate", "refine"),
         sources=("agentmill", "simulation"),
         owns=("corpora",),
@@ -214,7 +217,7 @@ STAGES: tuple[Stage, ...] = (
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
         needs=("simulate", "gate", "refine", "corpora", "base", "sft", "evaluate"),
-        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate"),
+        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate", "cluster.view"),
         owns=("report",),
         figures=("report",),
         memory_gib=0.3,

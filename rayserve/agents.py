@@ -25,6 +25,7 @@ from agentmill.agents.settings import TeamSettings
 from agentmill.agents.understander import Understander
 from agentmill.config import ConfigError
 from agentmill.domains.base import Domain, Json, WorldSettings, load_domain
+from agentmill.domains.switching import UnknownSwitch
 from agentmill.models.chat import AgentName, ChatModel, ChatReply, ChatRequest, ModelError
 from agentmill.plans.sandbox import Sandbox
 from rayserve.answers import EngineAnswer
@@ -186,6 +187,15 @@ class ExecutorServer:
             return await (await self._ready()).run(task)
         except UnknownSession:
             return None
+
+    async def switch(self, session_id: str, name: str) -> Json | str | None:
+        """The world's facts after a change of the business; why it cannot be made; None where there is no world."""
+        try:
+            return await (await self._ready()).switch(session_id, name)
+        except UnknownSession:
+            return None
+        except UnknownSwitch as error:
+            return str(error)
 
     async def snapshot(self, session_id: str) -> Json | None:
         """The session's world; None where it has none here."""

@@ -30,6 +30,7 @@ from rayserve.openai_api import (
     ApiError,
     Chunks,
     SessionBody,
+    SwitchBody,
     completion,
     models,
     parse_body,
@@ -95,7 +96,7 @@ def http_app(conversations: Conversations) -> FastAPI:
 
 
 def _add_sessions(app: FastAPI, conversations: Conversations) -> None:
-    """Routes for evaluation: a conversation in a world of a given seed, that world, and single agents."""
+    """Routes for evaluation: a conversation in a world of a given seed, that world, its changes, single agents."""
     gateway = conversations.settings.gateway
 
     @app.post("/v1/sessions", status_code=201)
@@ -107,6 +108,11 @@ def _add_sessions(app: FastAPI, conversations: Conversations) -> None:
     async def show_session(session_id: str) -> dict[str, Any]:
         conversation, world = await conversations.snapshot(session_id)
         return {**_shown(conversation), "world": world}
+
+    @app.post("/v1/sessions/{session_id}/switches")
+    async def switch_session(session_id: str, request: Request) -> dict[str, Any]:
+        body = parse_body(SwitchBody, await _read(request, gateway))
+        return _shown(await conversations.switch(session_id, body.name))
 
     @app.delete("/v1/sessions/{session_id}")
     async def close_session(session_id: str) -> dict[str, Any]:

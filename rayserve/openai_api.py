@@ -134,6 +134,14 @@ class SessionBody(BaseModel):
     world_seed: int = Field(0, ge=0, lt=2**63)
 
 
+class SwitchBody(BaseModel):
+    """The body of POST /v1/sessions/{id}/switches: the change of the business that takes hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=160)
+
+
 class AgentBody(BaseModel):
     """The body of POST /v1/agents/{agent}/complete: one model call as that agent makes it."""
 

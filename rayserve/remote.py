@@ -23,6 +23,7 @@ from agentmill.agents.contracts import (
     ExplainerTask,
     PlannerResult,
     PlannerTask,
+    SwitchRefused,
     TextSink,
     UnderstanderResult,
     UnderstanderTask,
@@ -31,6 +32,7 @@ from agentmill.agents.contracts import (
 )
 from agentmill.domains.base import Json, Violation, WorldSettings
 from agentmill.domains.database import SENTENCES
+from agentmill.domains.switching import UnknownSwitch
 from agentmill.models.chat import AgentName, ChatReply, ChatRequest, ModelError
 from rayserve.answers import EngineAnswer
 from rayserve.settings import AgentSettings
@@ -143,6 +145,14 @@ class RemoteExecutor:
         except WorldUnavailable as error:
             return ExecutorResult(results={}, error=str(error), facts=None)
         return _known(result, task.session)
+
+    async def switch(self, session_id: str, name: str) -> Json:
+        if self._shared:
+            raise SwitchRefused(name)
+        facts: Json | str | None = await self._asked("switch", session_id, session_id, name)
+        if isinstance(facts, str):
+            raise UnknownSwitch(facts)
+        return _known(facts, session_id)
 
     async def snapshot(self, session_id: str) -> Json:
         snapshot: Json | None = await self._asked("snapshot", session_id, session_id)

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 from agentmill.agents.contracts import (
     ExecutorAgent,
     Session,
+    SwitchRefused,
     TextSink,
     TurnOutcome,
     UnknownSession,
 )
 from agentmill.agents.frames import fold
 from agentmill.agents.gate import GateCounts, settled
+from agentmill.domains.switching import UnknownSwitch
 from agentmill.models.chat import ChatReply, ChatRequest
 from agentmill.records import GateMark
 from rayserve.openai_api import ApiError, ChatBody, unknown
@@ -135,6 +137,25 @@ class Conversations:
             return conversation, await self._executor.snapshot(session_id)
         except UnknownSession as error:
             raise self._lost(conversation) from error
+
+    async def switch(self, session_id: str, name: str) -> Conversation:
+        """Let a change of the business take hold in a conversation's world, between two of its turns.
+
+        Raises:
+            ApiError: 404 for an unknown id, 400 for a switch that the pack has not, 409 where the world is shared or
+                another turn holds on, 410 when the world is gone.
+        """
+        conversation = self._known(session_id)
+        try:
+            async with self._alone(conversation):
+                await self._team.switch(conversation.session, name)
+        except UnknownSwitch as error:
+            raise ApiError(400, str(error), code="unknown_switch", param="name") from error
+        except SwitchRefused as error:
+            raise ApiError(409, str(error), code="world_shared", param="name") from error
+        except UnknownSession as error:
+            raise self._lost(conversation) from error
+        return conversation
 
     async def close(self, session_id: str) -> None:
         """Close a conversation and its world.

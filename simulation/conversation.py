@@ -36,6 +36,7 @@ class Outcome(Protocol):
 
 
 AnswerTurn = Callable[[str], Awaitable[Outcome]]
+ApplySwitch = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,19 @@ async def play(
     *,
     prompts: str = "brief",
     temperature: float = 0.0,
+    switch: ApplySwitch | None = None,
 ) -> Played:
     """Let the user simulator talk to the system until it says EXIT, or `scenario.max_turns` are over.
 
+    `switch` makes a change of the business in the system's world, before the turn for which the scenario plans it.
     `prompts` is the style of the user simulator's system prompt; `temperature` its sampling temperature, with a seed
     made from the scenario and the turn, so that the same models play the same conversation again.
+
+    Raises:
+        ValueError: when the scenario plans switches and `switch` is missing.
     """
+    if scenario.switches and switch is None:
+        raise ValueError(f"scenario {scenario.sid} plans switches, and nobody makes them; give play(switch=...)")
     turns: list[Turn] = []
     calls: list[PlayedCall] = []
 
@@ -93,6 +101,9 @@ async def play(
         if is_exit(utterance):
             return ended("exit")
         try:
+            for planned in scenario.switches:
+                if switch is not None and planned.turn == number:
+                    await switch(planned.name)
             outcome = await turn(utterance)
         except (TurnFailed, ModelError) as error:
             return ended("error", f"turn {number}: {error}")
@@ -105,10 +116,16 @@ async def play(
 
 
 def user_frame(scenario: Scenario, turns: Sequence[Turn]) -> str:
-    """What the user simulator sees: who it plays, what it wants (never the expected end state) and what was said."""
+    """What the user simulator sees: who it plays, what it wants (never the expected end state) and what was said.
+
+    These are the paper's context vectors: the seed topic I (`topic`, `goals`), the environment E (`profile`, `limits`)
+    and the history H, each a line where the scenario has it; the capabilities N stand in the system prompt.
+    """
+    contexts = {"topic": scenario.topic, "profile": scenario.profile, "limits": scenario.limits}
     return render_frame(
         {
             "persona": scenario.persona,
+            **{name: context for name, context in contexts.items() if context},
             "goals": [_wish(goal) for goal in scenario.goals],
             "history": [[turn.utterance, turn.reply] for turn in turns],
         }

@@ -12,6 +12,7 @@ evaluation that was killed goes on with the others.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -155,6 +156,7 @@ async def _converse_over_http(
             domain,
             prompts=speaker.prompts,
             temperature=speaker.temperature,
+            switch=partial(client.switch, session),
         )
         if played.status == "error":
             unknown = Assessment(success=False)

@@ -89,6 +89,14 @@ class GatewayClient:
         except (KeyError, TypeError, ValidationError) as error:
             raise TurnFailed(f"the reply has no trace that can be read: {error}") from error
 
+    async def switch(self, session: str, name: str) -> None:
+        """Let a change of the business take hold in a session's world.
+
+        Raises:
+            TurnFailed: when it could not be made.
+        """
+        await self._json("POST", f"/v1/sessions/{session}/switches", {"name": name})
+
     async def world(self, session: str) -> Json:
         """The world of a session as it is now."""
         world: Json = (await self._json("GET", f"/v1/sessions/{session}"))["world"]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from agentmill.agents.asking import derived_seed, feedback
 from agentmill.agents.contracts import AgentCall
+from agentmill.agents.frames import parse_frame
 from agentmill.domains.base import Domain
 from agentmill.judgement import Judgement, Severity, Unreadable, judgement_schema, read_judgement
 from agentmill.models.chat import AgentName, ChatModel, ChatReply, ChatRequest, Message, ModelError, Sampling
@@ -58,16 +59,18 @@ class Judge:
     def __init__(
         self, domain: Domain, model: ChatModel, settings: ModelSettings, *, attempts: int, max_tokens: int
     ) -> None:
+        self.domain = domain
         self.model = model
         self.settings = settings
         self.attempts = attempts
         self.max_tokens = max_tokens
         self.structured = settings.kind != "expert"  # until the endpoint refuses a schema and answers without
-        self._system = Message(role="system", content=domain.prompts[settings.prompts]["judge"])
 
     async def judge(self, agent: AgentName, prompt: str, output: str, *, seed: int = 0, truth: str = "") -> Judged:
         """Judge the output that `agent` gave for the user frame `prompt`; `truth` is what is known to be right."""
-        asked = (self._system, Message(role="user", content=judge_frame(agent, prompt, output, truth)))
+        domain = self.domain.under(self.domain.changed_in(parse_frame(prompt)))
+        system = Message(role="system", content=domain.prompts[self.settings.prompts]["judge"])
+        asked: tuple[Message, ...] = (system, Message(role="user", content=judge_frame(agent, prompt, output, truth)))
         messages, so_far = asked, Judged("unjudged", reason="not asked", because="no_answer")
         structured = self.structured
         for attempt in range(self.attempts):

@@ -9,6 +9,7 @@ early, the verdicts that it has are kept on disk, and the next attempt asks for 
 """
 
 import asyncio
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from agentmill.domains.base import Domain, Scenario, load_domain
 from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import RunError, digest_json
-from simulation.job import ActorRange, JobStopped, give_up, heed
 from simulation.judge import TRAINABLE, Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
@@ -31,6 +31,8 @@ from simulation.pacing import Flows
 from simulation.remembered import Remembered
 from simulation.tables import compact, prompt_of, read_table, write_table
 from simulation.verify import Place, Verifier, changing
+from simulation.work import ActorRange
+from simulation.worker import JobStopped, give_up, heed
 
 CHUNK = 256  # so many calls are one row of the job; what a killed worker loses at most of each chunk in flight
 CALL_COLUMNS = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
@@ -60,10 +62,11 @@ class RefineSettings(Strict):
 
     Each of `actors` processes has up to `in_flight` calls at the judge, and remembers the last `remembered` verdicts,
     so that the same call is not paid for twice. `gold_cases` are judged for the agreement on a gold set (0: none).
+    Where more than `max_user_errors` of the conversations are spoiled by the user simulator, no judge is asked at all.
     """
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases"}
+        {"actors", "in_flight", "remembered", "max_error_share", "outage", "gold_cases", "max_user_errors"}
     )
     judge: ModelSettings = ModelSettings()
     attempts: int = Field(2, ge=1)
@@ -74,6 +77,7 @@ class RefineSettings(Strict):
     max_error_share: float = Field(0.05, ge=0.0, le=1.0)
     outage: OutageSettings = OutageSettings()
     second_look: SecondLook | None = None
+    max_user_errors: float = Field(0.05, ge=0.0, le=1.0)
     gold_cases: int = Field(240, ge=0)
 
     @property
@@ -114,6 +118,7 @@ class Chunk:
 
 
 Groups = Remembered[pa.Table]
+Deed = tuple[str, str, tuple[str, ...]]  # requests, plan, switches in force: see Place
 
 
 class Conversations:
@@ -122,7 +127,7 @@ class Conversations:
     def __init__(self, folder: Path, domain: Domain) -> None:
         self.folder = folder
         self.domain = domain
-        self._parts = Remembered[dict[str, tuple[str, list[tuple[int, str, str]]]]](_PARTS)
+        self._parts = Remembered[dict[str, tuple[str, list[tuple[int, Deed]]]]](_PARTS)
         self._scenarios = Remembered[Scenario](64)
 
     def place(self, part: str, sid: str, turn: int) -> Place:
@@ -136,18 +141,21 @@ class Conversations:
             raise RunError(f"{self.folder}: conversation {sid} is not in conversations/{part}; simulate again")
         text, changes = known[sid]
         scenario = self._scenarios.get(sid) or self._scenarios.put(sid, Scenario.model_validate_json(text))
-        before = tuple((intent, plan) for number, intent, plan in changes if number < turn)
+        before = tuple(deed for number, deed in changes if number < turn)
         return Place(scenario.world_seed, scenario, before)
 
-    def _read(self, part: str) -> dict[str, tuple[str, list[tuple[int, str, str]]]]:
+    def _read(self, part: str) -> dict[str, tuple[str, list[tuple[int, Deed]]]]:
         table = read_table(self.folder / "conversations" / part, ["sid", "scenario_json"])
-        found: dict[str, tuple[str, list[tuple[int, str, str]]]] = {
+        found: dict[str, tuple[str, list[tuple[int, Deed]]]] = {
             row["sid"]: (row["scenario_json"], []) for row in table.to_pylist()
         }
-        turns = read_table(self.folder / "turns" / part, ["sid", "turn", "status", "intent", "plan"])
-        for row in turns.to_pylist():
-            if row["status"] == "answered" and row["plan"] and changing(self.domain, row["plan"]):
-                found[row["sid"]][1].append((row["turn"], row["intent"], row["plan"]))
+        columns = ["sid", "turn", "status", "intent", "plan", "switches_json"]
+        switches: dict[str, tuple[str, ...]] = {}
+        for row in read_table(self.folder / "turns" / part, columns).to_pylist():
+            sid, plan = row["sid"], row["plan"]
+            switches[sid] = (*switches.get(sid, ()), *json.loads(row["switches_json"]))
+            if row["status"] == "answered" and plan and changing(self.domain.under(switches[sid]), plan):
+                found[sid][1].append((row["turn"], (row["intent"], plan, switches[sid])))
         return found
 
 

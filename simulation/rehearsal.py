@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from agentmill.agents.frames import parse_frame
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
-from agentmill.domains.base import Domain, Scenario
+from agentmill.domains.base import ALL, Domain, Scenario
 from agentmill.domains.check.finding import Finding, shortened
 from agentmill.models.chat import ChatModel, frame_of
 from agentmill.plans.parse import Plan
@@ -24,6 +24,7 @@ from simulation.rollout import converse
 from simulation.verify import ungrounded
 
 PER_INTENT, MORE = 6, 60
+SWITCHING = 120
 JUDGED = 200
 
 
@@ -54,7 +55,10 @@ async def rehearse(domain: Domain, scenarios: Sequence[Scenario], spare: Sequenc
 
 
 def chosen(domain: Domain, count: int) -> tuple[list[Scenario], list[Scenario]]:
-    """About `count` scenarios of both splits, each intent that is drawn at all several times, and spare ones."""
+    """About `count` scenarios of both splits, each intent that is drawn at all several times, and spare ones.
+
+    Of the scenarios in which the business changes, in whatever mix, one for every switch comes on top.
+    """
     pairs = zip(domain.scenarios(4 * count, 0, "train"), domain.scenarios(4 * count, 0, "heldout"), strict=True)
     unique = list({scenario.sid: scenario for pair in pairs for scenario in pair}.values())
     counts: Counter[str] = Counter()
@@ -65,7 +69,17 @@ def chosen(domain: Domain, count: int) -> tuple[list[Scenario], list[Scenario]]:
         counts.update(wanted)
         (taken if wanted else rest).append(scenario)
     fill = max(0, count - len(taken))
-    return taken + rest[:fill], rest[fill:]
+    return taken + rest[:fill] + _switching(domain), rest[fill:]
+
+
+def _switching(domain: Domain) -> list[Scenario]:
+    sources = [domain.source(mix) for mix in (ALL, *domain.mixes)] if domain.switches else []
+    drawn = [scenario for source in sources for scenario in source(SWITCHING, 0, "train")]
+    first: dict[str, Scenario] = {}
+    for scenario in drawn:
+        for planned in scenario.switches:
+            first.setdefault(planned.name.partition(":")[0], scenario)
+    return list({scenario.sid: scenario for scenario in first.values()}.values())
 
 
 async def _played(team: Team, model: ChatModel, scenarios: Sequence[Scenario]) -> list[Rolled]:

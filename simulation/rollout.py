@@ -7,6 +7,7 @@ mistake is raised and stops the job.
 
 import asyncio
 import time
+from functools import partial
 
 import pyarrow as pa
 
@@ -20,11 +21,16 @@ from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Conversation
 from simulation.conversation import Played, play
 from simulation.fidelity import user_errors
+<<<<<<< HEAD
 from simulation.job import heed
 from simulation.models import ModelSettings
 from simulation.pacing import Flows
+=======
+from simulation.models import ModelSettings, build_model
+>>>>>>> scale
 from simulation.rolled import Rolled, pack
 from simulation.tables import compact
+from simulation.worker import heed
 
 SANDBOX_PROCESSES = 1
 
@@ -47,6 +53,7 @@ async def converse(
             team.domain,
             prompts=speaker.prompts,
             temperature=speaker.temperature,
+            switch=partial(team.switch, session),
         )
         world = await team.executor.snapshot(sid)
     finally:

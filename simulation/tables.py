@@ -52,15 +52,6 @@ REFINED_SCHEMA = pa.schema(
     ],
     metadata=CALL_SCHEMA.metadata,
 )
-_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-SFT_SCHEMA = pa.schema(
-    [
-        ("prompt", pa.list_(_MESSAGE)),
-        ("completion", pa.list_(_MESSAGE)),
-        *[(name, pa.string()) for name in ("agent", "call_id", "sid", "source")],
-    ],
-    metadata=CALL_SCHEMA.metadata,
-)
 
 
 def compact(value: Any) -> str:
@@ -82,7 +73,8 @@ def call_row(call: Call) -> dict[str, Any]:
 
 def turn_row(turn: Turn) -> dict[str, Any]:
     """A turn as a row of TURN_SCHEMA."""
-    return {**_flat(turn, "violations", "latency_s"), "violations_json": compact(turn.violations)}
+    nested = {"violations_json": compact(turn.violations), "switches_json": compact(turn.switches)}
+    return {**_flat(turn, "violations", "switches", "latency_s"), **nested}
 
 
 def conversation_row(conversation: Conversation) -> dict[str, Any]:
@@ -179,12 +171,21 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise RunError(f"{path}: there is no such file; run the stage that makes it first")
     table = pq.read_table(path, columns=columns)
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    require_version(path, table.schema)
+    return table
+
+
+def require_version(path: Path, schema: pa.Schema) -> None:
+    """Refuse a file of another schema version.
+
+    Raises:
+        RunError: when it is of another one.
+    """
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != SCHEMA_VERSION:
         raise RunError(
             f"{path}: schema version {version}, this agentmill reads {SCHEMA_VERSION}; run the stage again with it"
         )
-    return table
 
 
 def part_files(folder: Path) -> list[Path]:

@@ -4,7 +4,8 @@ A judge can be wrong too. What is taught must at least parse, keep the rules, do
 the customer's goals and not against them, and state no fact that its prompt does not hold.
 
     Place: the scenario, and the plans of the conversation's earlier turns that changed the world
-    a fresh world of the scenario's seed -> those plans again -> the world as the turn found it -> the refined plan
+    a fresh world of the scenario's seed -> those plans again, each after the switches of its turn, and the frame's
+    own switches -> the world as the turn found it -> the refined plan
 
 Invariant: what is said of an output depends on it, its frame and its place alone, never on what was verified before.
 """
@@ -37,13 +38,13 @@ AGAINST_THE_GOAL = "against the goal"
 
 @dataclass(frozen=True)
 class Place:
-    """Where in which conversation a call was made. `before` are (intent, plan) of earlier turns, in order, whose plan
-    changed the world; without a `scenario` nothing is said about goals.
+    """Where in which conversation a call was made. `before` are (intent, plan, switches in force) of earlier turns, in
+    order, whose plan changed the world; without a `scenario` nothing is said about goals.
     """
 
     world_seed: int
     scenario: Scenario | None = None
-    before: tuple[tuple[str, str], ...] = ()
+    before: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
 
 
 def changing(domain: Domain, plan: str) -> bool:
@@ -73,7 +74,7 @@ class Verifier:
         if agent == "understander":
             return self._understanding_problem(output)
         if agent == "evaluator":
-            return self._verdict_problem(output)
+            return self._verdict_problem(output, self.domain.under(self.domain.changed_in(fields)))
         if "\n" in output or not output.strip():
             return "not one line"
         missing = ungrounded(self.domain, fields, output)
@@ -90,11 +91,11 @@ class Verifier:
         except PlanError:
             return None
         state = DialogueState.read(parse_frame(frame), self.domain)
-        return check(parsed, self.domain, state, await self._facts_at(place))
+        return check(parsed, self.domain, state, await self._facts_at(place, state.switches))
 
     async def _plan_problem(self, frame: str, code: str, place: Place) -> str:
         """What is wrong with a plan. Of one that changes nothing the goals say nothing, so it is looked at once."""
-        if changing(self.domain, code):
+        if changing(self.domain.under(self.domain.changed_in(parse_frame(frame))), code):
             return await self._whole_problem(frame, code, place)
         key = (frame, code, place.world_seed, place.before)
         problem = self._problems.get(key)
@@ -120,11 +121,11 @@ class Verifier:
             plan = Plan.parse(code)
         except PlanError as error:
             return str(error)
-        found = check(plan, self.domain, state, await self._facts_at(place))
+        found = check(plan, self.domain, state, await self._facts_at(place, state.switches))
         if found:
             return f"{found[0].code}: {found[0].message}"
-        async with self._world(place) as (session, _):
-            judged = place.scenario is not None and changing(self.domain, code)
+        async with self._world(place, state.switches) as (session, _):
+            judged = place.scenario is not None and changing(self.domain.under(state.switches), code)
             before = await self._wrongs(session, place) if judged else ()
             ran = await self._executor.run(ExecutorTask(session=session, plan=code, state=state))
             if ran.error is not None:
@@ -138,26 +139,30 @@ class Verifier:
         assert place.scenario is not None
         return self.domain.assess(place.scenario, await self._executor.snapshot(session)).reasons
 
-    async def _facts_at(self, place: Place) -> Json:
-        """What rules may know of the world at `place`."""
-        key = (place.world_seed, place.before)
+    async def _facts_at(self, place: Place, switches: tuple[str, ...]) -> Json:
+        """What rules may know of the world at `place` with these switches in force."""
+        key = (place.world_seed, place.before, switches)
         facts = self._facts.get(key)
         if facts is None:
-            async with self._world(place) as (_, facts):
+            async with self._world(place, switches) as (_, facts):
                 self._facts.put(key, facts)
         return facts
 
     @asynccontextmanager
-    async def _world(self, place: Place) -> AsyncIterator[tuple[str, Json]]:
+    async def _world(self, place: Place, switches: tuple[str, ...]) -> AsyncIterator[tuple[str, Json]]:
         """A world of its own as the turn at `place` found it: its session and its facts."""
         session = f"verify-{next(self._numbers)}"
         facts = await self._executor.open(session, place.world_seed)
         try:
-            for requests, plan in place.before:
+            for requests, plan, before in place.before:
+                for name in before:
+                    await self._executor.switch(session, name)
                 intent, *also = requests.split("+")
-                agreed = DialogueState(intent=intent, also=tuple(also), confirmed=True)
+                agreed = DialogueState(intent=intent, also=tuple(also), confirmed=True, switches=before)
                 ran = await self._executor.run(ExecutorTask(session=session, plan=plan, state=agreed))
                 facts = ran.facts or facts
+            for name in switches:
+                facts = await self._executor.switch(session, name)
             yield session, facts
         finally:
             await self._executor.close(session)
@@ -178,12 +183,12 @@ class Verifier:
                 return f"{name}={value!r} is no value of this entity"
         return ""
 
-    def _verdict_problem(self, output: str) -> str:
+    def _verdict_problem(self, output: str, domain: Domain) -> str:
         try:
             said = Verdict.model_validate_json(output)
         except ValidationError as error:
             return f"no verdict: {error.errors(include_url=False)[0]['msg']}"
-        unknown = set(said.violations) - {rule.code for rule in self.domain.rules} - JUDGED.keys()
+        unknown = set(said.violations) - {rule.code for rule in domain.rules} - JUDGED.keys()
         if unknown:
             return f"violation code {min(unknown)!r} is unknown"
         return "" if said.ok != bool(said.violations) else f"ok={said.ok} contradicts its violations"
@@ -194,6 +199,7 @@ def undone(domain: Domain, state: DialogueState, plan: Plan, *, mended: bool) ->
 
     A confirmed change is to be made, unless the plan is to mend a refused one: then the change may be what cannot be.
     """
+    domain = domain.under(state.switches)
     called = {call.tool for call in plan.calls}
     left_out = []
     for name in state.requests[:1] if mended else state.requests:

@@ -13,7 +13,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from agentmill.agents.contracts import AgentCall, TextSink
 from agentmill.agents.frames import fold
@@ -56,19 +56,25 @@ def derived_seed(seed: int, *parts: object) -> int:
 
 
 class ModelAgent:
-    """What the four agents with a model share: the domain's static prompt, the settings and the retries."""
+    """What the four agents with a model share: the domain's static prompt, the settings and the retries.
+
+    Where the business has changed they work on the domain as it is then. `told` says which changes a frame shows: all
+    of them, or those alone that make an intent need more entities.
+    """
 
     name: AgentName
+    told: Literal["all", "asking"] = "asking"
 
     def __init__(self, domain: Domain, model: ChatModel, settings: TeamSettings) -> None:
         self.domain = domain
         self.model = model
         self.settings = settings
-        self._system = Message(role="system", content=domain.prompts[settings.prompts][self.name])
 
     def state_fields(self, state: DialogueState) -> Json:
-        """The frame fields of a state: its requests, and those of its entities that they have use for."""
-        return state.fields(self.domain.slots_of(state.requests))
+        """The frame fields of a state: its requests, those of its entities that they have use for, and the changes."""
+        fields = state.fields(self.domain.under(state.switches).slots_of(state.requests))
+        changes = self.domain.changes(state.switches, asking=self.told == "asking")
+        return {**fields, "changes": changes} if changes else fields
 
     async def ask(
         self,
@@ -77,15 +83,19 @@ class ModelAgent:
         seed: int,
         stream: TextSink | None = None,
         structure: Json | None = None,
+        switches: tuple[str, ...] = (),
     ) -> Asked[V]:
         """Ask until `validate` accepts the output; it raises Invalid for what it refuses.
 
+        The system text is that of the domain with `switches` in force.
         With `stream` an output is passed on as it is made. What has been passed on cannot be taken back, so there is
         no other attempt after that. `structure` is the request's response_schema or response_grammar.
         """
         calls: list[AgentCall] = []
+        texts = self.domain.under(switches).prompts[self.settings.prompts]
+        prompt = (Message(role="system", content=texts[self.name]), Message(role="user", content=frame))
         for attempt in range(self.settings.attempts):
-            request = self._request(frame, derived_seed(seed, self.name, attempt), calls, structure)
+            request = self._request(prompt, derived_seed(seed, self.name, attempt), calls, structure)
             sink = _Sink(stream)
             began = time.perf_counter()
             try:
@@ -117,13 +127,15 @@ class ModelAgent:
             _log.exception("the model of the %s failed", self.name)
             raise ModelError(f"the model failed: {type(error).__name__}: {error}") from error
 
-    def _request(self, frame: str, seed: int, earlier: list[AgentCall], structure: Json | None) -> ChatRequest:
+    def _request(
+        self, prompt: tuple[Message, ...], seed: int, earlier: list[AgentCall], structure: Json | None
+    ) -> ChatRequest:
         sampling = Sampling(
             temperature=self.settings.retry_temperature if any(call.status == "invalid" for call in earlier) else 0.0,
             max_tokens=getattr(self.settings.max_tokens, self.name),
             seed=seed,
         )
-        messages: tuple[Message, ...] = (self._system, Message(role="user", content=frame))
+        messages = prompt
         if self.settings.feedback and earlier and earlier[-1].status == "invalid":
             messages += feedback(earlier[-1])
         return ChatRequest(agent=self.name, messages=messages, sampling=sampling, **(structure or {}))

@@ -15,7 +15,7 @@ from agentmill.plans.sandbox import SandboxError
 
 
 class Consent:
-    """The customer's word in one state, for one run of one plan."""
+    """The customer's word in one state, for one run of one plan over the domain as it is now."""
 
     def __init__(self, domain: Domain, state: DialogueState) -> None:
         self._confirmed = state.confirmed

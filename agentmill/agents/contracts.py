@@ -150,7 +150,8 @@ class ExplainerResult(Frozen):
 class Session(BaseModel):
     """What a conversation carries between turns. `history` holds (customer, assistant) pairs.
 
-    A turn updates it in place. `opened` tells it from an earlier conversation of the same id.
+    A turn updates it in place. `opened` tells it from an earlier conversation of the same id. `news` are the switches
+    that took hold since the last turn.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Session(BaseModel):
     last_reply: str = ""
     turn: int = 0
     facts: Json = Field(default_factory=dict)
+    news: tuple[str, ...] = ()
     history: list[tuple[str, str]] = Field(default_factory=list)
 
 
@@ -207,6 +209,7 @@ class ExecutorAgent(Protocol):
 
     async def open(self, session_id: str, world_seed: int) -> Json: ...
     async def run(self, task: ExecutorTask) -> ExecutorResult: ...
+    async def switch(self, session_id: str, name: str) -> Json: ...
     async def snapshot(self, session_id: str) -> Json: ...
     async def close(self, session_id: str) -> None: ...
 
@@ -216,6 +219,16 @@ class UnknownSession(LookupError):
 
     def __init__(self, session_id: Any) -> None:
         super().__init__(f"session={session_id!r} has no open world; open it first with open(session_id, world_seed)")
+
+
+class SwitchRefused(ValueError):
+    """A change of the business cannot be made in this world: it would be everybody's, and no conversation's own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"switch={name!r}: the world is shared (system.world.shared=true), so it would change for every customer; "
+            "play switches in private worlds"
+        )
 
 
 class WorldUnavailable(Exception):

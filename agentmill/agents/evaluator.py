@@ -7,12 +7,15 @@ gives no valid answer the plan has passed: the checks in code are what keeps the
 top of them.
 """
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentmill.agents.asking import Invalid, ModelAgent
 from agentmill.agents.contracts import EvaluatorResult, EvaluatorTask, listed
 from agentmill.agents.frames import render_frame
 from agentmill.agents.schemas import verdict_schema
+from agentmill.agents.state import DialogueState
 from agentmill.domains.base import Violation
 from agentmill.plans.check import check
 from agentmill.plans.complexity import halstead
@@ -37,6 +40,7 @@ class Evaluator(ModelAgent):
     """See the module."""
 
     name = "evaluator"
+    told = "all"
 
     async def run(self, task: EvaluatorTask) -> EvaluatorResult:
         """Check one plan; a text that is no plan has the parser's violation."""
@@ -48,10 +52,15 @@ class Evaluator(ModelAgent):
         violations = tuple(check(plan, self.domain, task.state, task.facts))
         if violations or not (task.shadow or self._is_complex(complexity)):
             return EvaluatorResult(violations=violations, complexity=complexity)
+        sentences = self._sentences(task.state)
         structured = self.settings.structured.evaluator
-        structure = {"response_schema": verdict_schema(list(self._sentences))} if structured else None
-        asked = await self.ask(self.frame(task), self._validate, task.seed, structure=structure)
-        named = tuple(map(self._violation, asked.value.violations)) if asked.value else ()
+        structure = {"response_schema": verdict_schema(list(sentences))} if structured else None
+        asked = await self.ask(
+            self.frame(task), lambda text: _validated(text, sentences), task.seed, structure=structure,
+            switches=task.state.switches,
+        )  # fmt: skip
+        codes = asked.value.violations if asked.value else ()
+        named = tuple(Violation(code=code, message=sentences[code]) for code in codes)
         return EvaluatorResult(violations=named, complexity=complexity, by_model=True, calls=asked.calls)
 
     def frame(self, task: EvaluatorTask) -> str:
@@ -65,21 +74,19 @@ class Evaluator(ModelAgent):
         threshold = self.settings.complexity_threshold
         return threshold is not None and complexity > threshold
 
-    def _validate(self, text: str) -> Verdict:
-        try:
-            verdict = Verdict.model_validate_json(unfenced(text))
-        except ValidationError as error:
-            raise Invalid(f"no verdict: {error.errors(include_url=False)[0]['msg']}") from error
-        if verdict.ok == bool(verdict.violations):
-            raise Invalid(f"ok={verdict.ok} contradicts violations={verdict.violations}")
-        unknown = [code for code in verdict.violations if code not in self._sentences]
-        if unknown:
-            raise Invalid(f"violation code {unknown[0]!r} is unknown")
-        return verdict
+    def _sentences(self, state: DialogueState) -> dict[str, str]:
+        """What the model may say of a plan for this state, by code."""
+        return {**{rule.code: rule.description for rule in self.domain.under(state.switches).rules}, **JUDGED}
 
-    @property
-    def _sentences(self) -> dict[str, str]:
-        return {**{rule.code: rule.description for rule in self.domain.rules}, **JUDGED}
 
-    def _violation(self, code: str) -> Violation:
-        return Violation(code=code, message=self._sentences[code])
+def _validated(text: str, sentences: Mapping[str, str]) -> Verdict:
+    try:
+        verdict = Verdict.model_validate_json(unfenced(text))
+    except ValidationError as error:
+        raise Invalid(f"no verdict: {error.errors(include_url=False)[0]['msg']}") from error
+    if verdict.ok == bool(verdict.violations):
+        raise Invalid(f"ok={verdict.ok} contradicts violations={verdict.violations}")
+    unknown = [code for code in verdict.violations if code not in sentences]
+    if unknown:
+        raise Invalid(f"violation code {unknown[0]!r} is unknown")
+    return verdict

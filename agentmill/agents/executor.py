@@ -26,10 +26,16 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentmill.agents.consent import Consent
-from agentmill.agents.contracts import ExecutorResult, ExecutorTask, UnknownSession, WorldUnavailable
-from agentmill.agents.state import DialogueState
+from agentmill.agents.contracts import (
+    ExecutorResult,
+    ExecutorTask,
+    SwitchRefused,
+    UnknownSession,
+    WorldUnavailable,
+)
 from agentmill.domains.base import Domain, Json, Tool, ToolError, World, WorldSettings
 from agentmill.domains.database import CONNECTIONS, MEMORY, SENTENCES, fault_of, ping_worlds
+from agentmill.domains.switching import Switch, UnknownSwitch, found, retold
 from agentmill.plans.check import arguments_model
 from agentmill.plans.parse import Plan, PlanError
 from agentmill.plans.sandbox import Sandbox, SandboxError
@@ -44,11 +50,12 @@ _TOOL_FAULTS = (ToolError, ValueError, LookupError, ArithmeticError, SQLAlchemyE
 
 
 class _Open:
-    """A session's world and the lock that keeps its plans one after the other."""
+    """A session's world, the changes of the business in it, and the lock that keeps its plans one after the other."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.lock = asyncio.Lock()
+        self.switches: tuple[str, ...] = ()
 
 
 class Executor:
@@ -92,12 +99,40 @@ class Executor:
         async with session.lock:
             self._session(task.session)  # it may have been closed while this plan waited
             async with self._place():
-                results, changed, error = await self._raced(session.world, task)
+                domain = self.domain.under(session.switches)
+                results, changed, error = await self._raced(session.world, task, domain)
                 try:
                     facts = await self._read(_facts, session.world)
                 except WorldUnavailable:
                     facts = None
             return ExecutorResult(results=results, error=error, facts=facts, changed=changed)
+
+    async def switch(self, session_id: str, name: str) -> Json:
+        """Make a change of the business in a session's own world and return its facts.
+
+        It is applied once, however often it is asked for: it is noted in the transaction that makes it. From then on
+        plans are bound to the tools of the changed business.
+
+        Raises:
+            UnknownSession: when the session has no open world.
+            UnknownSwitch: when the pack has no such switch, or this world nothing that it could be about.
+            SwitchRefused: when the world is shared.
+            WorldUnavailable: when the world's database does not answer.
+        """
+        if self.worlds.shared:
+            raise SwitchRefused(name)
+        switch, value = found(self.domain.switches, name)
+        session = self._session(session_id)
+        async with session.lock:
+            self._session(session_id)
+            async with self._place():
+                try:
+                    await self._reached(_switch, session.world, switch, value)
+                except (ToolError, ValueError, LookupError) as error:
+                    raise UnknownSwitch(f"switch={name!r} cannot be made in this world: {error}") from error
+                if name not in session.switches:
+                    session.switches = (*session.switches, name)
+                return await self._read(_facts, session.world)
 
     async def snapshot(self, session_id: str) -> Json:
         """The world's state as the domain's `assess` looks at it.
@@ -140,10 +175,10 @@ class Executor:
             raise UnknownSession(session_id)
         return self._sessions[session_id]
 
-    async def _raced(self, world: World, task: ExecutorTask) -> tuple[Json, bool, str | None]:
+    async def _raced(self, world: World, task: ExecutorTask, domain: Domain) -> tuple[Json, bool, str | None]:
         """The results of a plan and whether it changed the world, or why it did not run to its end.
 
-        It runs again when another plan was faster.
+        It runs again when another plan was faster. `domain` is the pack with the session's switches in force.
         """
         try:
             plan = Plan.parse(task.plan)
@@ -151,32 +186,32 @@ class Executor:
             return {}, False, error.sentence
         for race in range(RACES if self.worlds.shared else 1):
             try:
-                return *await self._transaction(world, plan, task), None
+                return *await self._transaction(world, plan, task, domain), None
             except SandboxError as error:
                 return {}, False, str(error)
             except SQLAlchemyError as error:
                 fault = fault_of(error)
             except _TOOL_FAULTS as error:
-                return {}, False, str(error) or type(error).__name__
+                return {}, False, retold(str(error), domain.renames) or type(error).__name__
             if fault.kind != "conflict":
                 break
             await asyncio.sleep(random.uniform(0, min(RACE_DELAY_S * 2**race, RACE_DELAY_MAX_S)))
         return {}, False, fault.sentence
 
-    async def _transaction(self, world: World, plan: Plan, task: ExecutorTask) -> tuple[Json, bool]:
+    async def _transaction(self, world: World, plan: Plan, task: ExecutorTask, domain: Domain) -> tuple[Json, bool]:
         """The results of a plan that has run and is committed, and whether it changed the world.
 
         They are those noted where it had changed it before, under the same key: looked for before it runs, and
         again where it changed nothing or failed, because the same task may have been committed in between. Where
         both change the world, `keep` fails on the key of the later one, which loses the race.
         """
-        changes = any(self.domain.tools[call.tool].changes for call in plan.calls if call.tool in self.domain.tools)
+        changes = any(domain.tools[call.tool].changes for call in plan.calls if call.tool in domain.tools)
         key = task.key if changes else ""
         noted = await self._noted(world, key)
         if noted is not None:
             return noted, True
         try:
-            results, changed = await self._committed(world, plan, task, key)
+            results, changed = await self._committed(world, plan, task, key, domain)
         except (SandboxError, *_TOOL_FAULTS):
             noted = await self._noted(world, key)
             if noted is None:
@@ -194,11 +229,14 @@ class Executor:
         finally:
             await self._do(world.rollback)
 
-    async def _committed(self, world: World, plan: Plan, task: ExecutorTask, key: str) -> tuple[Json, bool]:
+    async def _committed(
+        self, world: World, plan: Plan, task: ExecutorTask, key: str, domain: Domain
+    ) -> tuple[Json, bool]:
         done = False
         try:
-            consent = Consent(self.domain, task.state)
-            results = await self.sandbox.run(plan, self._bound(world, task.state, consent))
+            consent = Consent(domain, task.state)
+            tools = [domain.tools[name] for name in domain.tools_of(task.state.requests)]
+            results = await self.sandbox.run(plan, self._bound(world, tools, consent))
             if key and consent.used:
                 await self._do(world.keep, key, results)
             await self._do(world.commit)
@@ -208,11 +246,10 @@ class Executor:
             if not done:
                 await self._do(world.rollback)
 
-    def _bound(self, world: World, state: DialogueState, consent: Consent) -> dict[str, Callable[..., Any]]:
-        tools = {name: self.domain.tools[name] for name in self.domain.tools_of(state.requests)}
+    def _bound(self, world: World, tools: list[Tool], consent: Consent) -> dict[str, Callable[..., Any]]:
         if self._threads is None:
-            return {name: partial(_call, tool, world, consent) for name, tool in tools.items()}
-        return {name: partial(in_thread, self._threads, _call, tool, world, consent) for name, tool in tools.items()}
+            return {tool.name: partial(_call, tool, world, consent) for tool in tools}
+        return {tool.name: partial(in_thread, self._threads, _call, tool, world, consent) for tool in tools}
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -246,6 +283,19 @@ class Executor:
             raise WorldUnavailable(SENTENCES["unavailable"]) from error
 
 
+def _switch(world: World, switch: Switch, value: str) -> None:
+    """Apply the world's part of a switch in one transaction, and note that it was."""
+    key = f"switch:{switch.name}:{value}"
+    try:
+        if world.recall(key) is None:
+            if switch.apply is not None:
+                switch.apply(world, value)
+            world.keep(key, {})
+            world.commit()
+    finally:
+        world.rollback()
+
+
 def _facts(world: World) -> Json:
     try:
         return world.facts()
@@ -277,5 +327,5 @@ def _call(tool: Tool, world: World, consent: Consent, /, **given: Any) -> Any:
     except Exception as error:  # the pack's code is not ours, and no bug of it may reach the customer
         _log.exception("the tool %s failed", tool.name)
         raise ToolError(f"{tool.name} does not work at the moment ({type(error).__name__}); do without it") from error
-    world.record(tool.name, arguments.model_dump(mode="json", exclude_defaults=True))
+    world.record(tool.logged, arguments.model_dump(mode="json", exclude_defaults=True))
     return result

@@ -28,8 +28,9 @@ class Explainer(ModelAgent):
 
         checked = self.settings.grounded_replies and stream is None
         asked = await self.ask(
-            self.frame(task), lambda text: self._validate(text, task, checked), task.seed, counted if stream else None
-        )
+            self.frame(task), lambda text: self._validate(text, task, checked), task.seed, counted if stream else None,
+            switches=task.state.switches,
+        )  # fmt: skip
         if stream is not None and asked.value is not None and not sent:
             await stream(asked.value)
         return ExplainerResult(reply=asked.value, calls=asked.calls)
@@ -53,7 +54,7 @@ class Explainer(ModelAgent):
 
     def _invented(self, reply: str, task: ExplainerTask) -> list[str]:
         """The facts of a reply that are in neither the results, nor the state, nor the customer's words."""
-        slots = self.domain.slots_of(task.state.requests)
+        slots = self.domain.under(task.state.switches).slots_of(task.state.requests)
         state = {name: task.state.entities[name] for name in slots if name in task.state.entities}
         known = {"results": task.results or {}, "state": state, "utterance": task.utterance}
         return self.domain.grounded(reply, known)

@@ -15,11 +15,14 @@ class Planner(ModelAgent):
     """See the module."""
 
     name = "planner"
+    told = "all"
 
     async def run(self, task: PlannerTask) -> PlannerResult:
         """Plan once; `plan` is None when no output was a plan."""
         structure = {"response_grammar": self._grammar(task.state)} if self.settings.structured.planner else None
-        asked = await self.ask(self.frame(task), _validate, task.seed, structure=structure)
+        asked = await self.ask(
+            self.frame(task), _validate, task.seed, structure=structure, switches=task.state.switches
+        )
         return PlannerResult(plan=asked.value, calls=asked.calls)
 
     def frame(self, task: PlannerTask) -> str:
@@ -35,8 +38,9 @@ class Planner(ModelAgent):
 
         Where all of them change something, they stay: a plan has to call a tool.
         """
-        names = self.domain.tools_of(state.requests) or tuple(self.domain.tools)
-        tools = [self.domain.tools[name] for name in names]
+        domain = self.domain.under(state.switches)
+        names = domain.tools_of(state.requests) or tuple(domain.tools)
+        tools = [domain.tools[name] for name in names]
         settings = self.settings.structured
         bounds = Bounds(settings.max_statements, settings.max_depth, settings.max_text)
         harmless = [tool for tool in tools if state.confirmed or not tool.changes]

@@ -38,6 +38,8 @@ class DialogueState(BaseModel):
     """Requests and entities so far. `proposed` is true when the last reply proposed a change of the world.
 
     `memory` holds, for every entity that can be referred to, the values that were last told or returned, in order.
+    `switches` names the changes of the business that took hold since the conversation began; what is asked of a domain
+    for this state is asked of `domain.under(state.switches)`.
     Invariant: `confirmed` holds only for the very entities that were proposed: a changed entity or intent clears it.
     """
 
@@ -47,18 +49,20 @@ class DialogueState(BaseModel):
     proposed: bool = False
     confirmed: bool = False
     memory: Memory = Field(default_factory=dict)
+    switches: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, frame: Mapping[str, str], domain: Domain) -> "DialogueState":
         """The state that a frame shows, its values with the types that their entities have.
 
         Raises:
-            ValueError: for a value that is none of its entity's type, or a memory that is no JSON.
+            ValueError: for a value that is none of its entity's type, a memory that is no JSON, an unknown change.
         """
+        switches = domain.changed_in(frame)
         intent = frame.get("intent", "none")
         also = tuple(frame["also"].split(", ")) if frame.get("also") else ()
-        shown = cls(intent="" if intent == "none" else intent, also=also)
-        slots = domain.slots_of(shown.requests)
+        shown = cls(intent="" if intent == "none" else intent, also=also, switches=switches)
+        slots = domain.under(switches).slots_of(shown.requests)
         return shown.model_copy(
             update={
                 "entities": {name: domain.entities[name].read(frame[name]) for name in slots if name in frame},
@@ -79,6 +83,7 @@ class DialogueState(BaseModel):
         Entities stay while one of their intents is asked for, and shared ones always, unless one of several new
         requests is to supply them.
         """
+        domain = domain.under(self.switches)
         still = domain.slots_of([name for name in heard.requests if name in self.requests])
         kept = {k: v for k, v in self.entities.items() if k in still or domain.entities[k].shared}
         if heard.also and heard.requests != self.requests:
@@ -94,6 +99,7 @@ class DialogueState(BaseModel):
             entities={**kept, **heard.entities},
             confirmed=heard.confirmed and self.proposed and not changed,
             memory={**self.memory, **news},
+            switches=self.switches,
         )
 
     def after(self, results: Json, domain: Domain) -> "DialogueState":
@@ -102,6 +108,7 @@ class DialogueState(BaseModel):
         What the tools returned can be referred to. Requests that wait for the customer's word remain and are
         `proposed`, with what the others supplied in this very plan; where they supplied nothing, all requests remain.
         """
+        domain = domain.under(self.switches)
         found = mentioned(results, domain)
         memory = {**self.memory, **found}
         intents = [domain.intents[name] for name in self.requests]
@@ -114,7 +121,9 @@ class DialogueState(BaseModel):
         names = tuple(intent.name for intent in waiting)
         if domain.missing(names, entities) is not None:
             return self.model_copy(update={"memory": memory, "proposed": False})
-        return DialogueState(intent=names[0], also=names[1:], entities=entities, proposed=True, memory=memory)
+        return DialogueState(
+            intent=names[0], also=names[1:], entities=entities, proposed=True, memory=memory, switches=self.switches
+        )
 
     def fields(self, names: Collection[str]) -> dict[str, Any]:
         """The state as frame fields: the requests, the entities in `names` in that order, `confirmed: yes` if so."""

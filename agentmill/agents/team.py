@@ -117,6 +117,21 @@ class Team:
         """A new conversation with a world of its own; close it with `executor.close(session_id)`."""
         return Session(id=session_id, facts=await self.executor.open(session_id, world_seed))
 
+    async def switch(self, session: Session, name: str) -> None:
+        """Let a change of the business take hold before the session's next turn, once however often it is asked for.
+
+        Raises:
+            UnknownSwitch: when the pack has no such switch, or the world nothing that it could be about.
+            SwitchRefused: when the world is shared.
+            UnknownSession: when the session's world is not open.
+        """
+        if name in session.state.switches:
+            return
+        self.domain.changes([name])
+        session.facts = await self.executor.switch(session.id, name)
+        session.state = session.state.model_copy(update={"switches": (*session.state.switches, name)})
+        session.news = (*session.news, name)
+
     async def turn(self, session: Session, utterance: str, seed: int, stream: TextSink | None = None) -> TurnOutcome:
         """Answer one utterance and bring the session up to date. `stream` gets the reply piece by piece.
 
@@ -150,9 +165,11 @@ class Team:
             replans=done.replans,
             violations=tuple(done.violations),
             results_json=json.dumps(done.results or {}, ensure_ascii=False, separators=(",", ":")),
+            switches=session.news,
             latency_s=time.perf_counter() - began,
         )
         session.turn += 1
+        session.news = ()
         return TurnOutcome(turn=row, calls=tuple(done.calls), shadow=done.shadow)
 
     async def _safely(
@@ -187,7 +204,7 @@ class Team:
         if heard.understanding.question is not None:
             await sent(heard.understanding.question)
             return sent.text, "asked"
-        if self.domain.tools_of(state.requests):
+        if self.domain.under(state.switches).tools_of(state.requests):
             done.results = await self._carry_out(session, state, done)
             if done.results is None:
                 return await self._apologise(session, done, sent)

@@ -33,8 +33,9 @@ class Understander(ModelAgent):
         """Understand one utterance; `understanding` is None when the model gave nothing valid."""
         structure = self._structure(task) if self.settings.structured.understander else None
         asked = await self.ask(
-            self.frame(task), lambda text: self._validate(text, task), task.seed, structure=structure
-        )
+            self.frame(task), lambda text: self._validate(text, task), task.seed, structure=structure,
+            switches=task.state.switches,
+        )  # fmt: skip
         return UnderstanderResult(understanding=asked.value, calls=asked.calls)
 
     def frame(self, task: UnderstanderTask) -> str:
@@ -76,6 +77,7 @@ def due_question(domain: Domain, state: DialogueState, heard: Understanding) -> 
 
     The domain's question about another entity than the missing one is corrected.
     """
+    domain = domain.under(state.switches)
     missing = domain.missing(heard.requests, state.updated(heard, domain).entities)
     if missing is None:
         return None

@@ -17,11 +17,14 @@ from agentmill.models.chat import AgentName, ChatModel
 
 if TYPE_CHECKING:
     from agentmill.agents.state import DialogueState
+    from agentmill.domains.coverage import Coverage
+    from agentmill.domains.switching import Switch
     from agentmill.plans.parse import Plan
 
 Json = dict[str, Any]
 RESERVED_KEYS = frozenset(
-    "intent also customer assistant plan violation proposed confirmed question entities memory error results".split()
+    "intent also customer assistant plan violation proposed confirmed question entities memory error results "
+    "changes".split()
 )
 
 
@@ -31,13 +34,22 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """A typed function of the world; one that `changes` the world needs the customer's confirmation."""
+    """A typed function of the world; one that `changes` the world needs the customer's confirmation.
+
+    `called` is its name in plans once the business has renamed it; the world's log keeps the function's own.
+    """
 
     function: Callable[..., Any]
     changes: bool
+    called: str = ""
 
     @property
     def name(self) -> str:
+        return self.called or self.logged
+
+    @property
+    def logged(self) -> str:
+        """The name that the pack gave it."""
         return self.function.__name__
 
     @property
@@ -247,7 +259,10 @@ Difficulty = Literal["easy", "medium", "hard"]
 
 
 class PlannedSwitch(BaseModel):
-    """A change of the business (its name in `Domain.switches`) that takes hold before turn `turn`, counted from 0."""
+    """A change of the business that takes hold before turn `turn`, counted from 0.
+
+    `name` is one of `Domain.switches`, with a value after a colon where that takes one: "vehicle_sold:N4821".
+    """
 
     name: str
     turn: int
@@ -296,6 +311,7 @@ class GoldCase:
     mistake: str = ""
 
 
+Prompts = Mapping[str, Mapping[AgentName, str]]  # style ("brief", "full") -> agent -> static system text
 ScenarioSource = Callable[[int, int, str], Sequence[Scenario]]  # (count, seed, split); may be drawn when looked at
 ALL = "all"
 CHANGED_REPLY = "That is done. I cannot put the details into words now: ask for a person, and a colleague gives them."
@@ -312,7 +328,7 @@ class Domain:
     tools: Mapping[str, Tool]
     rules: Sequence[Rule]
     safe_reply: str
-    prompts: Mapping[str, Mapping[AgentName, str]]  # style ("brief", "full") -> agent -> static system text
+    prompts: Prompts
     open_world: Callable[[int, str, WorldSettings], World]  # (world_seed, session id, where) -> the session's world
     scenarios: ScenarioSource  # over everything that the pack does
     assess: Callable[[Scenario, Json], Assessment]  # (scenario, snapshot)
@@ -326,11 +342,50 @@ class Domain:
     changed_reply: str = CHANGED_REPLY  # the safe reply where the world was changed and nothing else can be said
     rule_cases: Mapping[str, RuleCase] = field(default_factory=dict)  # by the rule's code
     mixes: Mapping[str, ScenarioSource] = field(default_factory=dict)  # narrower choices of scenarios, by name
+    coverage: "Coverage | None" = None  # what the mix `coverage` is drawn to cover
     attacks: Callable[[], Sequence[Attack]] = tuple  # what `agentmill redteam` plays
     gold: Callable[[AgentName, str, int], Sequence[GoldCase]] | None = None  # (agent, user frame, seed) -> known cases
     heard: Callable[[str, Sequence[str], str], Json] | None = (
         None  # (utterance, requests so far, the assistant's last reply) -> its understanding, for the fidelity checks
     )
+    switches: Mapping[str, "Switch"] = field(default_factory=dict)  # how the business may change meanwhile, by name
+    reworded: Callable[["Domain"], Prompts] | None = None  # the prompts once switches are in force; None: they stay
+    renames: Mapping[str, str] = field(default_factory=dict)  # what tools are called by now, by the pack's names
+    pack: "Domain | None" = field(default=None, repr=False, compare=False)  # without switches, where some are in force
+    _forms: dict[tuple[str, ...], "Domain"] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def under(self, switches: Sequence[str]) -> "Domain":
+        """The pack with these switches in force: its tools, rules, needed entities and full prompts follow.
+
+        Raises:
+            UnknownSwitch: when the pack has no such switch.
+        """
+        from agentmill.domains.switching import switched, system_part
+
+        pack = self.pack or self
+        if not switches:
+            return pack
+        names = system_part(pack.switches, switches)
+        if names not in pack._forms:
+            pack._forms[names] = switched(pack, names)
+        return pack._forms[names]
+
+    def changes(self, switches: Sequence[str], *, asking: bool = False) -> list[str]:
+        """The notices of switches in force; with `asking` only of those that make an intent need more entities."""
+        from agentmill.domains.switching import found, notices
+
+        table = (self.pack or self).switches
+        return notices(table, [name for name in switches if not asking or found(table, name)[0].asks])
+
+    def changed_in(self, frame: Mapping[str, str]) -> tuple[str, ...]:
+        """The switches in force that a frame tells of.
+
+        Raises:
+            UnknownSwitch: for a notice that no switch gives.
+        """
+        from agentmill.domains.switching import names_in
+
+        return names_in((self.pack or self).switches, json.loads(frame["changes"])) if "changes" in frame else ()
 
     def source(self, mix: str) -> ScenarioSource:
         """The scenarios of a mix: `all`, or one of the pack's narrower ones.

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from agentmill.config import nearest
 from agentmill.domains.base import RESERVED_KEYS, Domain, Entity, Intent, Tool
+from agentmill.domains.switching import Switch
 from agentmill.models.chat import AgentName
 
 KINDS = (str, int, float, bool)
@@ -27,13 +28,14 @@ _CODE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 def inconsistencies(domain: Domain) -> list[str]:
     """Everything that contradicts itself in the domain's tables."""
-    parts = (_names, _entities, _intents, _tools, _rules, _prompts)
+    parts = (_names, _entities, _intents, _tools, _rules, _prompts, _switches)
     return [sentence for part in parts for sentence in part(domain)]
 
 
 def _names(domain: Domain) -> Iterator[str]:
     tables: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("entities", domain.entities), ("intents", domain.intents), ("tools", domain.tools),
+        ("switches", domain.switches),
     )  # fmt: skip
     for title, table in tables:
         for key, value in table.items():
@@ -138,3 +140,37 @@ def _prompts(domain: Domain) -> Iterator[str]:
         for agent in PROMPTED:
             if not texts.get(agent, "").strip():
                 yield f"prompts[{style!r}][{agent!r}] is missing, and the {agent}'s model is asked with it; write it"
+
+
+def _switches(domain: Domain) -> Iterator[str]:
+    switches = () if domain.pack is not None else domain.switches.values()  # those in force are part of it already
+    for switch in switches:
+        what = f"switch {switch.name!r}"
+        if not _KEY.fullmatch(switch.name):
+            yield f"{what}: names have small letters and underscores only; rename it"
+        if not switch.notice.strip():
+            yield f"{what} has no notice, and the agents know of it by nothing else; write what they are told"
+        if switch.apply is None and not switch.in_system:
+            yield f"{what} changes neither the world nor what may be planned; give it apply, renames, tools or rules"
+        yield from _references(domain, what, switch)
+        for other in domain.switches.values():
+            if other.name != switch.name and other.heard(switch.told("value")) is not None:
+                told = f"its notice reads as that of {other.name!r} too, so a frame would not tell them apart"
+                yield f"{what}: {told}; reword it"
+
+
+def _references(domain: Domain, what: str, switch: Switch) -> Iterator[str]:
+    yield from _unknown(f"{what}: renames", tuple(switch.renames), domain.tools, "tool")
+    yield from _unknown(f"{what}: tools", tuple(switch.tools), domain.tools, "tool")
+    for name, tool in switch.tools.items():
+        if tool.logged != name:
+            told = f"tools[{name!r}] is the function {tool.logged!r}, and the world's log keeps functions apart by name"
+            yield f"{what}: {told}; call the function {name}"
+    for new in switch.renames.values():
+        if not _KEY.fullmatch(new) or new in domain.tools:
+            yield f"{what}: renames a tool to {new!r}, which is no name or a tool already; choose another"
+    for field, table, kind in (("asks", domain.entities, "entity"), ("serves", domain.tools, "tool")):
+        given: Mapping[str, tuple[str, ...]] = getattr(switch, field)
+        yield from _unknown(f"{what}: {field}", tuple(given), domain.intents, "intent")
+        for names in given.values():
+            yield from _unknown(f"{what}: {field}", names, table, kind)

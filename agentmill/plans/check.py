@@ -36,8 +36,10 @@ def arguments_model(tool: Tool) -> type[BaseModel]:
 def check(plan: Plan, domain: Domain, state: "DialogueState", facts: Json) -> list[Violation]:
     """Everything that is wrong with `plan` in `state`; an empty list lets it run.
 
-    Rules are asked only when names, signatures and types are right, so that they may rely on them.
+    Rules are asked only when names, signatures and types are right, so that they may rely on them. Tools and rules are
+    those that hold with the state's switches in force.
     """
+    domain = domain.under(state.switches)
     violations = [*_names(plan, domain), *_tools(plan, domain, state)]
     if violations:
         return violations

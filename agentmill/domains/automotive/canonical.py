@@ -7,10 +7,12 @@ instead.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from agentmill.domains.automotive.intents import INTENTS, OWN_CAR, SEARCH_ENTITIES
+from agentmill.domains.base import Intent
 
 Entities = dict[str, Any]
 STOPPED = ("OPENING_HOURS", "SERVICE_HOURS", "EXECUTION")
@@ -39,8 +41,13 @@ def _text(value: Any) -> str:
     return value.expression if isinstance(value, Supplied) else json.dumps(value, ensure_ascii=False)
 
 
-def canonical_plan(requests: tuple[str, ...], known: Entities, *, confirmed: bool, violations: str = "") -> str:
+def canonical_plan(
+    requests: tuple[str, ...], known: Entities, *, confirmed: bool, violations: str = "",
+    intents: Mapping[str, Intent] = INTENTS,
+) -> str:  # fmt: skip
     """The plan for the requests of a state; `violations` is what was wrong with the plan before, if one was refused.
+
+    `intents` are those that hold now: what they need in addition is passed on, what serves them in addition is asked.
 
     Raises:
         ValueError: for an intent that has no plan.
@@ -52,14 +59,12 @@ def canonical_plan(requests: tuple[str, ...], known: Entities, *, confirmed: boo
     for intent in requests:
         if intent not in _PLANS:
             raise ValueError(f"intent={intent!r} has no plan: only intents with tools are planned")
-        values = {**supplied, **{name: known[name] for name in _slots(intent) if name in known}}
-        lines += _PLANS[intent](values, confirmed and not any(code in violations for code in STOPPED), violations)
+        slots = intents[intent].required + intents[intent].optional
+        values = {**supplied, **{name: known[name] for name in slots if name in known}}
+        planned = _STRICTER[intent] if len(intents[intent].tools) > len(INTENTS[intent].tools) else _PLANS[intent]
+        lines += planned(values, confirmed and not any(code in violations for code in STOPPED), violations)
         supplied |= SUPPLIES.get(intent, {})
     return "\n".join(lines)
-
-
-def _slots(intent: str) -> tuple[str, ...]:
-    return INTENTS[intent].required + INTENTS[intent].optional
 
 
 def _one(variable: str, tool: str, *names: str) -> Callable[[Entities, bool, str], list[str]]:
@@ -89,16 +94,19 @@ def _parts(text: str) -> tuple[str, str, list[str]]:
     return variable, tool, names.split()
 
 
-def _test_drive(known: Entities, confirmed: bool, violations: str) -> list[str]:
+def _test_drive(known: Entities, confirmed: bool, violations: str, *, available: bool = False) -> list[str]:
     lines = [f"slot = {call('check_slot', known, 'stock', 'day', 'time')}"]
     if confirmed:
+        lines += [f"status = {call('check_availability', known, 'stock')}"] if available else []
         lines.append(f"check = {call('verify_licence', known, 'name', 'licence')}")
-        lines.append('if slot["free"] and check["verified"]:')
-        lines.append(f"    booking = {call('book_test_drive', known, 'stock', 'day', 'time', 'name', 'licence')}")
+        asked = 'status["available"] and ' if available else ""
+        lines.append(f'if slot["free"] and {asked}check["verified"]:')
+        names = ("stock", "day", "time", "name", "licence", "phone")
+        lines.append(f"    booking = {call('book_test_drive', known, *names)}")
     return lines
 
 
-def _moved_drive(known: Entities, confirmed: bool, violations: str) -> list[str]:
+def _moved_drive(known: Entities, confirmed: bool, violations: str, *, licensed: bool = False) -> list[str]:
     slot = {**known, "stock": Supplied('booking["stock"]')}
     lines = [
         f"booking = {call('find_booking', known, 'reference')}",
@@ -106,7 +114,8 @@ def _moved_drive(known: Entities, confirmed: bool, violations: str) -> list[str]
         f"    slot = {call('check_slot', slot, 'stock', 'day', 'time')}",
     ]
     if confirmed:
-        lines.append('    if slot["free"]:')
+        lines += [f"    check = {call('verify_licence', known, 'name', 'licence')}"] if licensed else []
+        lines.append('    if slot["free"] and check["verified"]:' if licensed else '    if slot["free"]:')
         lines.append(f"        moved = {call('move_booking', known, 'reference', 'day', 'time')}")
     return lines
 
@@ -119,7 +128,7 @@ def _moved_delivery(known: Entities, confirmed: bool, violations: str) -> list[s
     ]
     if confirmed:
         lines.append('    if delivery["possible"]:')
-        lines.append(f"        moved = {call('move_delivery', known, 'order', 'day')}")
+        lines.append(f"        moved = {call('move_delivery', known, 'order', 'day', 'phone')}")
     return lines
 
 
@@ -185,3 +194,7 @@ _PLANS: dict[str, Callable[[Entities, bool, str], list[str]]] = {
     "leave_contact": _checked("lead = find_lead: phone", "new", "noted = capture_lead: name phone"),
     "talk_to_person": _one("desk", "hand_off"),
 }
+_STRICTER: dict[str, Callable[[Entities, bool, str], list[str]]] = {
+    "book_test_drive": partial(_test_drive, available=True),
+    "move_test_drive": partial(_moved_drive, licensed=True),
+}  # where a rule came that asks for one more check

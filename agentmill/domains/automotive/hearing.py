@@ -11,13 +11,18 @@ from agentmill.domains.automotive.catalogue import CATALOGUE, CONDITIONS, DAYS
 from agentmill.domains.automotive.voice import mentions
 from agentmill.domains.base import CHANGED_REPLY
 
-Kind = Literal["question", "proposal", "mismatch", "refused", "changed", "unhelpful", "done"]
+Kind = Literal[
+    "question", "proposal", "mismatch", "refused", "gone", "unhelpful", "done",
+    "changed", "bargains", "limit", "puzzled", "pushes",
+]  # fmt: skip
 
 
 class Heard(NamedTuple):
     """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong.
 
-    `changed` is a proposal to which the customer says that they want it otherwise.
+    `gone` is a refusal because the car is. The last five kinds are what the customer makes of a reply: a proposal that
+    they want otherwise (`changed`) or try to better (`bargains`), the refusal of that (`limit`), a question that they
+    do not follow (`puzzled`), and what they push for more at (`pushes`).
     """
 
     kind: Kind
@@ -136,6 +141,8 @@ def hear(intent: str, wishes: dict[str, Any], reply: str) -> Heard:
         return Heard("mismatch", wrong)
     if proposal:
         return Heard("proposal")
+    if intent in ("reserve_vehicle", *SLOTTED) and _GONE.search(reply):
+        return Heard("gone")
     if intent in SLOTTED and not _UNVERIFIED.search(reply):
         return Heard("refused" if _REFUSED.search(reply) else "unhelpful")
     if intent in _DONE and not _UNVERIFIED.search(reply) and not _GONE.search(reply):

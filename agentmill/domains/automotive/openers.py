@@ -11,10 +11,21 @@ from typing import Any
 from agentmill.domains.automotive import phrases, requests
 from agentmill.domains.automotive.intents import ENTITIES, names_of
 from agentmill.domains.automotive.voice import car_phrase, own_car, slot_phrase, written
+from agentmill.domains.kit.personas import INJECTIONS
 
 Slots = dict[str, Any]
 _TOLD_CARS = ((), ("make",), *(("make", "model"),) * 2, *(("year", "make", "model"),) * 2)
 _BRACES = re.compile(r"\{(\w+)\}")
+_OFF_TOPIC = {**phrases.OFF_TOPIC, "injection": INJECTIONS}
+_VAGUE: dict[str, tuple[str, ...]] = {
+    "find_vehicles": phrases.FIND_VAGUE,
+    "vehicle_details": phrases.DETAILS_VAGUE,
+    "opening_hours": phrases.HOURS_VAGUE,
+    "check_booking": phrases.CHECK_VAGUE,
+    "cancel_test_drive": phrases.CANCEL_VAGUE,
+    "book_test_drive": tuple(text.format(what="") for text in phrases.BOOK),
+    "value_trade_in": tuple(text.format(own="car") for text in phrases.TRADE),
+}
 _OPEN_END = ("{own}.", "{own}?")
 
 
@@ -40,10 +51,19 @@ def opener(
         case _ if intent in requests.ASKED:
             return _asked(intent, slots, rng, earlier, in_full)
         case "out_of_scope":
-            return rng.choice(phrases.OFF_TOPIC.get(slots["topic"], phrases.OFF_TOPIC["flight"]))
+            return rng.choice(_OFF_TOPIC.get(slots["topic"], phrases.OFF_TOPIC["flight"]))
         case _:
             talk = {"weather": phrases.WEATHER, "praise": phrases.PRAISE}
             return rng.choice(talk.get(slots.get("topic", ""), phrases.GREETINGS))
+
+
+def vague_opener(intent: str, slots: Slots, rng: random.Random, earlier: Sequence[dict[str, Any]]) -> str | None:
+    """A wish with nothing about it, None where something must be said: what an earlier goal has named otherwise."""
+    if "discount" in slots or any(_kept_otherwise(name, value, earlier) for name, value in slots.items()):
+        return None
+    texts = [text for text in requests.ASKED.get(intent, ()) if "{" not in text]
+    texts += _VAGUE.get(intent, ())
+    return rng.choice(texts) if texts else None
 
 
 def _asked(intent: str, slots: Slots, rng: random.Random, earlier: Sequence[dict[str, Any]], in_full: bool) -> str:
@@ -64,9 +84,9 @@ def _asked(intent: str, slots: Slots, rng: random.Random, earlier: Sequence[dict
 
 def _kept_otherwise(name: str, value: Any, earlier: Sequence[dict[str, Any]]) -> bool:
     """Whether the conversation still holds another value than this one for a shared entity."""
-    return (
-        name in ENTITIES and ENTITIES[name].shared and any(goal["slots"].get(name, value) != value for goal in earlier)
-    )
+    keys = (name, f"mind_{name}")
+    kept = (goal["slots"][key] for goal in earlier for key in keys if key in goal["slots"])
+    return name in ENTITIES and ENTITIES[name].shared and any(other != value for other in kept)
 
 
 def together(goal: Mapping[str, Any], rng: random.Random) -> str:
@@ -89,7 +109,7 @@ def _of(intent: str, slots: Slots) -> Slots:
 
 
 def _named(slot: str, earlier: Sequence[dict[str, Any]]) -> list[str]:
-    return [goal["slots"][slot] for goal in earlier if slot in goal["slots"]]
+    return [goal["slots"][key] for goal in earlier for key in (slot, f"mind_{slot}") if key in goal["slots"]]
 
 
 def _one_slot(

@@ -25,6 +25,6 @@ WORDING = Wording(
 If something is free, found or possible and not done yet, propose it: "Shall I book it for NAME?", "Shall I cancel it?",
 "Shall I move it?", "Shall I reserve it for NAME?", "Shall I note it?". Without `results`, answer small talk kindly and
 say what you can help with; refuse what is dangerous, against the law or about other customers.""",
-    customer="""A goal's `also` is asked for in the same message. `else_...` is what you take when the first wish is not
-possible; `mind_...` is what you change your mind to when the first wish is proposed.""",
+    customer="""`else_...` is what you take when the first wish is not possible; `mind_...` is what you change
+  your mind to when the first wish is proposed.""",
 )

@@ -10,8 +10,10 @@ from typing import Any
 
 from agentmill.domains.automotive.intents import ENTITIES, INTENTS
 from agentmill.domains.automotive.requests import ORDINALS
+from agentmill.domains.automotive.switches import SWITCHES
 from agentmill.domains.automotive.values import READERS, STOCK, TALK, Values, read_entities
 from agentmill.domains.base import Json
+from agentmill.domains.kit.personas import INJECTION_CUE
 from agentmill.domains.kit.policy import Frame
 from agentmill.domains.kit.reading import Reading, cue
 
@@ -23,11 +25,11 @@ _CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"my (?:neighbour|boss)'s")),
     ("out_of_scope", cue(
         r"pizza|eat|restaurants?|flights?|plane|hotels?|essay|homework|\d+ times \d+|football|match|striker|bake|"
-        r"recipes?|boil|headache|dentist|cough|invest|shares|bitcoin|rent|washing machines")),
+        r"recipes?|boil|headache|dentist|cough|invest|shares|bitcoin|rent|washing machines|" + INJECTION_CUE)),
     ("talk_to_person", cue(
         r"(?:talk|speak|connect me|put me through) (?:to|with) (?:an? |your )?"
         r"(?:person|human|colleague|manager|someone)")),
-    ("leave_contact", cue(r"call me back|callback|give me a call")),
+    ("leave_contact", cue(r"call me back|callback|give me (?:a )?call")),
     ("cancel_service", re.compile(r"(?=.*\bcancel\b)(?=.*\b(?:workshop|W\d{5})\b)", re.IGNORECASE)),
     ("cancel_test_drive", cue(r"cancel|call off|can't make it")),
     ("move_delivery", re.compile(r"\b(?:move|postpone|change|another day)\b.*\b(?:delivery|P\d{5})\b|"
@@ -40,9 +42,9 @@ _CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("order_status", cue(r"my order|i ordered")),
     ("check_booking", cue(r"my (?:booking|test drive|appointment)|booked under|did i book")),
     ("reserve_vehicle", cue(
-        r"reserve (?:the car|a car|that car|it\b|[A-Z]\d{4}|the (?:first|second|third|last))|"
+        r"reserve (?:(?:the |a |that )?car|it\b|[A-Z]\d{4}|the (?:first|second|third|last))|"
         r"(?:hold|set aside|keep) (?:the |that |it\b|[A-Z]\d{4})")),
-    ("price_offer", cue(r"discount|percent|\d+(?=%)|incentives?|best price|special offer|an offer|any deal")),
+    ("price_offer", cue(r"discount|percent|\d+(?=%)|incentives?|best price|special offer|(?:an|me) offer|any deal")),
     ("compare_vehicles", cue(r"compare|comparison|difference between|versus|side by side")),
     ("book_test_drive", cue(r"test[- ]drive")),
     ("check_availability", cue(r"available|still have|still there|still for sale|sold already")),
@@ -71,17 +73,16 @@ _SAME_DAY = re.compile(r"\b(?:the|that) same day\b", re.IGNORECASE)
 class CarReading(Reading):
     """The kit's reading, but that two cars may be pointed at in one utterance."""
 
-    def heard(self, requests: Sequence[str], frame: Frame, assistant: str) -> Json:
-        """The entities heard, in the order of their table, references resolved."""
+    def values(self, requests: Sequence[str], text: str, frame: Frame, assistant: str) -> Json:
+        """The entities in a text, references resolved."""
         wanted = set(self.slots(requests))
-        text = frame.get("customer", "")
         found = read_entities(wanted, text, assistant)
         left = wanted - self.supplied(requests) - found.keys()
         found |= _referred(text, json.loads(frame.get("memory", "{}")), left, assistant)
         pointed, numbered = _ORDINAL.search(text), STOCK.search(text)
         if pointed and numbered and pointed.start() < numbered.start() and {"stock", "other_stock"} <= found.keys():
             found["stock"], found["other_stock"] = found["other_stock"], found["stock"]  # in the order of the words
-        return {name: found[name] for name in self.entities if name in found}
+        return found
 
 
 def _referred(text: str, memory: dict[str, list[Any]], wanted: set[str], assistant: str) -> Values:
@@ -106,5 +107,6 @@ READING = CarReading(
     together=_TOGETHER,
     alone=("find_vehicles", "vehicle_details", "check_booking"),
     talk=TALK,
+    switches=SWITCHES,
 )
 understand = READING.understand

@@ -38,6 +38,9 @@ class Guard:
         return proven(deed, self.check, self.key, *self.same)
 
 
+LOWERED = ("discount",)  # less of it may be given than was asked for
+
+
 def _no_change_in_a_loop(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
     for node in ast.walk(plan.tree):
         if isinstance(node, ast.For):
@@ -106,7 +109,7 @@ RULES: tuple[Rule, ...] = (
         Guard("book_test_drive", "check_slot", "free", ("stock", "day", "time")),
     ),
     Rule("OPENING_HOURS", "Test drives are booked inside the opening hours.", _opening_hours),
-    grounded_arguments(TOOLS, INTENTS, lowered=("discount",)),
+    grounded_arguments(TOOLS, INTENTS, lowered=LOWERED),
     one_change(TOOLS),
     Rule("NO_CHANGE_IN_LOOP", "Nothing that changes the world stands in a for.", _no_change_in_a_loop),
     Rule(

@@ -13,8 +13,8 @@ from agentmill.domains.automotive.dealings import AllGoals
 from agentmill.domains.automotive.goals import CoreGoals
 from agentmill.domains.automotive.seed import HELDOUT_SEEDS, TRAIN_SEEDS, world_data
 from agentmill.domains.automotive.user import POINTING
-from agentmill.domains.base import Goal, Scenario
-from agentmill.domains.kit.scenarios import drawn
+from agentmill.domains.base import Scenario
+from agentmill.domains.kit.scenarios import Content, drawn
 
 WORLDS = {"train": TRAIN_SEEDS, "heldout": HELDOUT_SEEDS}
 PERSONAS = ("plain", "terse", "chatty", "polite", "hesitant")
@@ -36,10 +36,10 @@ def generate_core(count: int, seed: int, split: str) -> Sequence[Scenario]:
 
 
 def _drawn(count: int, seed: int, split: str, mix: str, goals: type[CoreGoals]) -> Sequence[Scenario]:
-    def draw(rng: random.Random, world_seed: int) -> tuple[str, list[Goal]]:
+    def draw(rng: random.Random, world_seed: int, index: int) -> Content:
         persona = rng.choice(PERSONAS)
         if goals is AllGoals and rng.random() < _POINTING_SHARE:
             persona = POINTING
-        return persona, goals(rng, world_data(world_seed)).draw()
+        return Content(persona, goals(rng, world_data(world_seed)).draw())
 
     return drawn(count, seed, split, label=f"automotive scenario {mix}", worlds=WORLDS, draw=draw)

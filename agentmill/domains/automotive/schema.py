@@ -50,6 +50,7 @@ BOOKINGS = Table(
     Column("time", String(5), nullable=False),
     Column("name", String(120), nullable=False),
     Column("licence", String(16), nullable=False),
+    Column("phone", String(20)),
     Column("status", String(10), nullable=False),
     Column("origin", String(8), nullable=False),
 )
@@ -111,6 +112,7 @@ ORDERS = Table(
     Column("status", String(20), nullable=False),
     Column("day", String(10), nullable=False),
     Column("moved", Boolean, nullable=False),
+    Column("phone", String(20)),
 )
 
 INCENTIVES = Table(

@@ -2,9 +2,9 @@
 
 A pure function of its frame and a seed. It walks through the history to see which goals the replies have answered,
 then speaks: opens the next goal, answers a question, agrees to a proposal whose facts are right, corrects one whose
-facts are wrong, takes its second choice when the first is not possible, may change its mind once, points at what a
-reply has listed ("the second one") or at the day of the goal before. It says the same in other words at most twice
-for a goal, then leaves with EXIT, as it does when every goal is answered.
+facts are wrong, takes its second choice when the first is not possible, may change its mind or bargain once, points at
+what a reply has listed ("the second one") or at the day of the goal before. It says the same in other words as often
+as its persona has patience, then leaves with EXIT, as it does when every goal is answered.
 """
 
 import json
@@ -17,15 +17,19 @@ from typing import Any
 
 from agentmill.domains.automotive import phrases, requests
 from agentmill.domains.automotive.hearing import Heard, hear
-from agentmill.domains.automotive.intents import FREE_TEXT_INTENTS, SEARCH_ENTITIES
-from agentmill.domains.automotive.openers import opener, together
+from agentmill.domains.automotive.intents import FREE_TEXT_INTENTS, INTENTS, SEARCH_ENTITIES
+from agentmill.domains.automotive.openers import opener, together, vague_opener
 from agentmill.domains.automotive.values import OWN_WORDS
-from agentmill.domains.automotive.voice import car_phrase, forms, mentions, slot_phrase, written
+from agentmill.domains.automotive.voice import MIXED_UP, car_phrase, forms, mentions, slot_phrase, written
+from agentmill.domains.kit import personas
+from agentmill.domains.kit.non_native import non_native
+from agentmill.domains.kit.phrases import MANNERS, Manner
 
 EXIT = "EXIT"
 POINTING = "pointing"  # a plain customer who says "the second one" and "the same day"
+_OTHER = ("else_", "mind_", "ask_")
 _UNIT = {"down_payment": " down"}
-MAX_FAILURES, MAX_ASKED, MAX_AGREED = 2, 2, 2
+MAX_ASKED, MAX_AGREED = 2, 2
 _FAREWELL_SHARE, _PAIR_SHARE = 0.3, 0.4
 _ARTICLE = re.compile(r"\b([Aa]) (?=[AEIOaeio]|SUV)")
 _ORDER = (
@@ -37,6 +41,23 @@ _ANSWERS = {**phrases.ANSWERS, **requests.TOLD}
 _PAIRS = {**phrases.PAIRS, **requests.TOLD_PAIRS}
 _LISTED = re.compile(r"\b[A-Z]\d{4}\b")
 _POINTING_SHARE, _SAME_DAY_SHARE = 0.6, 0.5
+_PUSHED = ("find_vehicles", "value_trade_in")  # answered without a proposal, and yet bargained for
+
+
+_OTHER_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "refused": ("else_", phrases.OTHER_SLOT),
+    "changed": ("mind_", requests.CHANGED_MIND),
+    "bargains": ("ask_", personas.BARGAINS),
+    "limit": ("ask_", personas.ACCEPTS),
+}
+
+
+def manner_of(persona: str) -> Manner:
+    """How a persona begins its sentences; the dealership's own words for those who have no other behaviour."""
+    known = persona if persona in phrases.OPENINGS or persona in MANNERS else "plain"
+    if known not in phrases.OPENINGS:
+        return MANNERS[known]
+    return Manner(phrases.OPENINGS[known], phrases.TURNS[known], phrases.FILLERS[known], terse=known == "terse")
 
 
 @dataclass
@@ -48,21 +69,24 @@ class Progress:
     failures: int = 0
     second_choice: bool = False
     other_mind: bool = False
+    bargain: str = ""  # "open" while more is asked for than there is, then "over"
+    puzzled: bool = False
+    pushed: bool = False
     said: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def next_goal(self) -> None:
         """Turn to the next goal."""
-        self.goal += 1
-        self.heard, self.failures, self.second_choice, self.other_mind = None, 0, False, False
-        self.said, self.counts = [], Counter()
+        self.__init__(goal=self.goal + 1)  # type: ignore[misc]
 
 
 class Customer:
     """One customer at one point of a conversation."""
 
     def __init__(self, frame: Mapping[str, str], seed: int | None) -> None:
-        self.persona = frame["persona"] if frame["persona"] in phrases.OPENINGS else "plain"
+        self.persona = frame["persona"]
+        self.who = personas.PERSONAS.get(self.persona, personas.PLAIN["plain"])
+        self.manner = manner_of(self.persona)
         self.goals: list[dict[str, Any]] = json.loads(frame["goals"])
         self.history: list[list[str]] = json.loads(frame["history"])
         self.rng = random.Random(f"customer {seed} {frame['persona']} {frame['goals']} {frame['history']}")
@@ -71,10 +95,15 @@ class Customer:
 
     def speak(self) -> str:
         """The next utterance, or EXIT."""
+        text = self._speak()
+        foreign = self.persona == "non_native" and self.at.goal < len(self.goals) and text != EXIT
+        return non_native(text, self.rng) if foreign else text
+
+    def _speak(self) -> str:
         for said, reply in self.history:
             if self.at.goal < len(self.goals):
                 self._take_in(said, reply)
-        if self.at.failures > MAX_FAILURES:
+        if self.at.failures > self.who.patience:
             return EXIT
         if self.at.goal >= len(self.goals):
             return self._leave()
@@ -86,10 +115,11 @@ class Customer:
     def _wishes(self) -> dict[str, Any]:
         """The goal's slots as wanted now: another choice once the first was refused or the mind has changed."""
         slots = self.goals[self.at.goal]["slots"]
-        wishes = {name: value for name, value in slots.items() if not name.startswith(("else_", "mind_"))}
-        prefix = "else_" if self.at.second_choice else "mind_" if self.at.other_mind else None
+        wishes = {name: value for name, value in slots.items() if not name.startswith(_OTHER)}
+        at = self.at
+        prefix = "else_" if at.second_choice else "mind_" if at.other_mind else "ask_" if at.bargain == "open" else ""
         if prefix:
-            wishes |= {name[5:]: value for name, value in slots.items() if name.startswith(prefix)}
+            wishes |= {name.removeprefix(prefix): v for name, v in slots.items() if name.startswith(prefix)}
         return wishes
 
     @property
@@ -105,38 +135,61 @@ class Customer:
         if intent in FREE_TEXT_INTENTS:
             at.next_goal()
             return
-        heard = hear(intent, self._wishes(), reply)
-        if heard.kind == "done" and intent == "find_vehicles" and self._untold():
-            heard = Heard("question", self._untold())
+        heard = self._acted(hear(intent, self._wishes(), reply))
         if heard.kind == "done":
             at.next_goal()
             return
-        if heard.kind == "refused":
-            heard = self._refused()
-        if heard.kind == "proposal" and not at.other_mind and self._choices("mind_"):
-            at.other_mind = True
-            heard = Heard("changed")
         at.counts[f"{heard.kind} {heard.slots}"] += 1
         asked_again = heard.kind == "question" and at.counts[f"question {heard.slots}"] > MAX_ASKED
         agreed_again = heard.kind == "proposal" and at.counts["proposal ()"] > MAX_AGREED
         if heard.kind in ("unhelpful", "mismatch") or asked_again or agreed_again:
             at.failures += 1
-        if heard.kind == "mismatch" and at.failures > MAX_FAILURES:
+        if heard.kind == "mismatch" and at.failures > self.who.patience:
             at.next_goal()
             return
         at.heard = Heard("unhelpful") if asked_again or agreed_again else heard
 
-    def _refused(self) -> Heard:
-        if self.at.second_choice:
-            return Heard("unhelpful")
-        if self._choices("else_"):
+    def _acted(self, heard: Heard) -> Heard:
+        """What the customer makes of what was heard: another choice, a changed mind, a bargain, a trick of theirs."""
+        at = self.at
+        if heard.kind == "question" and not at.puzzled and self._draws(self.who.puzzled_share, "puzzled"):
+            at.puzzled = True
+            return Heard("puzzled")
+        if heard.kind == "done" and self._intent == "find_vehicles" and self._untold():
+            return Heard("question", self._untold())
+        if at.bargain == "open" and heard.kind in ("refused", "done"):
+            at.bargain = "over"
+            return Heard("limit") if heard.kind == "refused" else heard
+        if heard.kind in ("refused", "gone"):
+            return self._refused(gone=heard.kind == "gone")
+        if heard.kind == "proposal" and not at.other_mind and self._choices("mind_"):
+            at.other_mind = True
+            return Heard("changed")
+        looked_up = heard.kind == "done" and not INTENTS[self._intent].needs_confirmation
+        if (heard.kind == "proposal" or looked_up) and not at.bargain and self._choices("ask_"):
+            at.bargain = "open"
+            return Heard("bargains")
+        pushing = heard.kind == "proposal" or (looked_up and self.persona == "haggling" and self._intent in _PUSHED)
+        if pushing and not (at.pushed or at.bargain) and self._draws(self.who.push_share, "push"):
+            at.pushed = True
+            return Heard("pushes")
+        return heard
+
+    def _draws(self, share: float, what: str) -> bool:
+        """Whether the persona does `what` with the goal at hand."""
+        return personas.draws(share, what, self.at.goal, self.goals)
+
+    def _refused(self, *, gone: bool) -> Heard:
+        """What a refusal leads to: the second choice, or its acceptance where the car is gone or no rate is given."""
+        if self._choices("else_") and not self.at.second_choice:
             self.at.second_choice = True
             return Heard("refused")
-        return Heard("done" if self._intent == "finance_quote" else "unhelpful")
+        accepted = gone or (self._intent == "finance_quote" and not self.at.second_choice)
+        return Heard("done" if accepted else "unhelpful")
 
     def _choices(self, prefix: str) -> list[str]:
         """The slots for which the goal has another choice of this kind."""
-        return [name[5:] for name in self.goals[self.at.goal]["slots"] if name.startswith(prefix)]
+        return [name.removeprefix(prefix) for name in self.goals[self.at.goal]["slots"] if name.startswith(prefix)]
 
     def _untold(self) -> tuple[str, ...]:
         """What the customer looks for and has not said yet; given up once it was said and not understood."""
@@ -158,14 +211,14 @@ class Customer:
         if heard.kind == "mismatch":
             values = self._values(wishes, heard.slots)
             return self._joined("", self.rng.choice(phrases.CORRECT).format(values=values))
-        if heard.kind == "refused":
-            return self._other_choice("else_", phrases.OTHER_SLOT)
-        if heard.kind == "changed":
-            return self._other_choice("mind_", requests.CHANGED_MIND)
+        if heard.kind in ("puzzled", "pushes"):
+            return self._joined("", self.rng.choice(getattr(self.who, heard.kind)))
+        if heard.kind in ("refused", "changed", "bargains", "limit"):
+            return self._other_choice(heard.kind)
         if heard.kind == "question":
             text = self._answer(heard.slots, wishes)
             if text is not None:
-                return self._joined(self.rng.choice(phrases.FILLERS[self.persona]), text)
+                return self._joined(self.rng.choice(self.manner.fillers), text)
         goal = self.goals[self.at.goal]
         if "also" in goal:
             return self._joined(self.rng.choice(phrases.REPEATS), together(goal, self.rng))
@@ -176,7 +229,12 @@ class Customer:
         goal = self.goals[self.at.goal]
         if "also" in goal:
             return together(goal, self.rng)
-        text = opener(goal["intent"], self._wishes(), self.rng, earlier=self.goals[: self.at.goal])
+        earlier = self.goals[: self.at.goal]
+        if self._draws(self.who.vague_share, "vague"):
+            vague = vague_opener(goal["intent"], self._wishes(), self.rng, earlier)
+            if vague is not None:
+                return vague
+        text = opener(goal["intent"], self._wishes(), self.rng, earlier=earlier)
         return self._pointing(text)
 
     def _pointing(self, text: str) -> str:
@@ -202,9 +260,9 @@ class Customer:
         if self.goals[self.at.goal]["intent"] == "small_talk":
             return ""
         if not self.history:
-            return self.rng.choice(phrases.OPENINGS[self.persona])
+            return self.rng.choice(self.manner.openings)
         after_talk = self.at.goal > 0 and self.goals[self.at.goal - 1]["intent"] in FREE_TEXT_INTENTS
-        return self.rng.choice(phrases.AFTER_TALK if after_talk else phrases.TURNS[self.persona])
+        return self.rng.choice(phrases.AFTER_TALK if after_talk else self.manner.turns)
 
     def _answer(self, slots: tuple[str, ...], wishes: dict[str, Any]) -> str | None:
         """The answer to a question, sometimes with what comes next; None where it asks for what is not wanted."""
@@ -228,7 +286,12 @@ class Customer:
         return self._fill(slot, wishes)
 
     def _fill(self, slot: str, wishes: dict[str, Any]) -> str:
-        return self.rng.choice(_ANSWERS[slot]).format(**{slot: written(slot, wishes[slot], self.rng)})
+        text = self.rng.choice(_ANSWERS[slot])
+        right = text.format(**{slot: written(slot, wishes[slot], self.rng)})
+        if slot not in MIXED_UP or not self._draws(self.who.mixed_up, f"mixed up {slot}"):
+            return right
+        wrong = personas.mixed_up(wishes[slot], MIXED_UP[slot], self.rng)
+        return personas.self_corrected(text.format(**{slot: written(slot, wrong, self.rng)}), right, self.rng)
 
     def _refinement(self, slots: tuple[str, ...], wishes: dict[str, Any]) -> str:
         parts = []
@@ -237,7 +300,10 @@ class Customer:
             parts.append({"make": f"a {text}", "max_price": f"under {text}"}.get(slot, text))
         return self.rng.choice(phrases.REFINE).format(x=" and ".join(parts))
 
-    def _other_choice(self, prefix: str, texts: tuple[str, ...]) -> str:
+    def _other_choice(self, kind: str) -> str:
+        """Says the slots of the other choice, or those of the first one again where a bargain is over."""
+        prefix, texts = _OTHER_CHOICES[kind]
+        texts = personas.MIXED_MIND if kind == "changed" and self.persona == "confused" else texts
         names, wishes = self._choices(prefix), self._wishes()
         if {"day", "time"} & set(names):
             text = slot_phrase(wishes, names, self.rng)
@@ -261,7 +327,7 @@ class Customer:
         goes_on = prefix.rstrip().endswith((",", ":", "And", "and"))
         if goes_on and word in OWN_WORDS and word.split("'")[0] not in ("I", "SUV"):
             text = text[0].lower() + text[1:]
-        if self.persona == "terse":
+        if self.manner.terse:
             text = text.rstrip(".")
         text = _ARTICLE.sub(r"\1n ", prefix + text)
         return text[0].upper() + text[1:]

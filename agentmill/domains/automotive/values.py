@@ -12,6 +12,7 @@ from typing import Any
 from agentmill.domains.automotive import phrases, requests
 from agentmill.domains.automotive.catalogue import BODIES, CATALOGUE, CONDITIONS, DAYS, FUELS, PLACES, SERVICES
 from agentmill.domains.automotive.intents import ENTITIES
+from agentmill.domains.kit.personas import words_of
 from agentmill.domains.kit.reading import AGREES, DECLINES, cue
 
 Values = dict[str, Any]
@@ -128,8 +129,8 @@ def _year(text: str, heard: Values, assistant: str) -> tuple[Any, str]:
 
 _CLOCKS = (
     (re.compile(r"\b([01]?\d|2[0-3]):\d\d\b(?!\s?[ap]\.?m)"), None),
-    (re.compile(r"\b(\d{1,2})(?::\d\d)?\s?(?:a\.?m\b\.?|in the morning\b)", re.IGNORECASE), False),
-    (re.compile(r"\b(\d{1,2})(?::\d\d)?\s?(?:p\.?m\b\.?|in the (?:afternoon|evening)\b)", re.IGNORECASE), True),
+    (re.compile(r"\b(\d{1,2})(?::\d\d)?\s?(?:a\.?m\b\.?|in (?:the )?morning\b)", re.IGNORECASE), False),
+    (re.compile(r"\b(\d{1,2})(?::\d\d)?\s?(?:p\.?m\b\.?|in (?:the )?(?:afternoon|evening)\b)", re.IGNORECASE), True),
     (re.compile(r"\b(\d{1,2}) o'clock\b", re.IGNORECASE), None),
 )  # fmt: skip
 _NOON = re.compile(r"\b(?:noon|midday)\b", re.IGNORECASE)
@@ -156,6 +157,7 @@ def _capitalised() -> frozenset[str]:
         for group in value.values() if isinstance(value, dict) else (value,):
             if isinstance(group, tuple):
                 texts += group
+    texts += words_of()
     words = {word for text in texts for word in _WORD.findall(text) if word[0].isupper()}
     return frozenset(words | {"Mr", "Mrs", "Ms", "And", "Your", "Their", *(day.capitalize() for day in DAYS)})
 

@@ -7,7 +7,13 @@ import random
 from typing import Any
 
 from agentmill.domains.automotive import phrases
+from agentmill.domains.automotive.catalogue import DAYS, PLACES, SERVICES, TERMS
 
+# Slots whose value a confused customer mixes up, with the values that it might be; a number where there are none.
+MIXED_UP: dict[str, tuple[Any, ...]] = {
+    "day": DAYS, "time": tuple(f"{hour:02d}:00" for hour in range(9, 18)), "term": TERMS, "service": SERVICES,
+    "place": PLACES, "stock": (), "reference": (), "order": (), "plate": (), "licence": (),
+}  # fmt: skip
 _IN_FULL = {"suv": ("SUV", "suv")}
 
 

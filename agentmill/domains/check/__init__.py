@@ -13,6 +13,7 @@ from agentmill.domains.check.finding import Finding
 from agentmill.domains.check.prompts import prompt_findings
 from agentmill.domains.check.rules import rule_findings
 from agentmill.domains.check.scenarios import scenario_findings
+from agentmill.domains.check.switches import switch_findings
 from agentmill.domains.check.tables import table_findings
 from agentmill.domains.check.worlds import world_findings
 from agentmill.domains.packs import fault
@@ -23,6 +24,7 @@ PARTS: dict[str, Callable[[Domain], Iterable[Finding]]] = {
     "prompts": prompt_findings,
     "scenarios": scenario_findings,
     "worlds": world_findings,
+    "switches": switch_findings,
 }
 
 

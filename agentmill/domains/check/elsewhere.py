@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from agentmill.domains.base import Domain, load_domain
+from agentmill.domains.base import ALL, Domain, load_domain
 from agentmill.domains.check.finding import Finding
 from agentmill.domains.check.worlds import opened
 from agentmill.runs import digest_json
@@ -21,7 +21,12 @@ TIMEOUT_S = 120
 
 def digest_of(domain: Domain) -> str:
     """One digest over what a run draws from the pack."""
-    drawn = [scenario for split in ("train", "heldout") for scenario in domain.scenarios(COUNT, 0, split)]
+    drawn = [
+        scenario
+        for mix in (ALL, *domain.mixes)
+        for split in ("train", "heldout")
+        for scenario in domain.source(mix)(COUNT, 0, split)
+    ]
     worlds = []
     for seed in dict.fromkeys(scenario.world_seed for scenario in drawn[:3]):
         with opened(domain, seed, "check") as world:

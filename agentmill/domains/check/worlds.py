@@ -31,7 +31,7 @@ def world_findings(domain: Domain) -> Iterator[Finding]:
 def _of_world(domain: Domain, seed: int) -> Iterator[Finding]:
     about = f"world {seed}"
     with opened(domain, seed, "check-one") as one, opened(domain, seed, "check-two") as two:
-        first, second = _state(one), _state(two)
+        first, second = shown(one), shown(two)
         try:
             json.dumps(first, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -44,18 +44,18 @@ def _of_world(domain: Domain, seed: int) -> Iterator[Finding]:
             )
         yield from _undone(domain, about, one)
         yield from _kept(domain, about, one)
-        if _state(two) != second:
+        if shown(two) != second:
             yield Finding(
                 about, "what one conversation does shows in another's copy; give every session a world of its own"
             )
 
 
 def _undone(domain: Domain, about: str, world: World) -> Iterator[Finding]:
-    before = _state(world)
+    before = shown(world)
     world.record(next(iter(domain.tools)), {})
     world.keep(UNDONE, NOTE)
     world.rollback()
-    if _state(world) != before or world.recall(UNDONE) is not None:
+    if shown(world) != before or world.recall(UNDONE) is not None:
         yield Finding(
             about, "rollback leaves something behind, and a refused plan must leave nothing; use one transaction"
         )
@@ -63,7 +63,7 @@ def _undone(domain: Domain, about: str, world: World) -> Iterator[Finding]:
 
 
 def _kept(domain: Domain, about: str, world: World) -> Iterator[Finding]:
-    before = _state(world)
+    before = shown(world)
     world.record(next(iter(domain.tools)), {})
     world.keep(KEPT, NOTE)
     world.commit()
@@ -72,7 +72,7 @@ def _kept(domain: Domain, about: str, world: World) -> Iterator[Finding]:
         yield Finding(
             about, "commit does not keep a plan's noted results, so a retried turn would act twice; commit them"
         )
-    if _state(world) == before:
+    if shown(world) == before:
         told = "a recorded tool call does not show in the snapshot, and assess sees nothing else; put the log into it"
         yield Finding(about, told)
     world.rollback()
@@ -102,8 +102,8 @@ def opened(domain: Domain, seed: int, session: str) -> Iterator[World]:
         world.close()
 
 
-def _state(world: World) -> Json:
+def shown(world: World) -> Json:
     """What a world shows; ends the transaction that reading began."""
-    shown = {"facts": world.facts(), "snapshot": world.snapshot()}
+    state = {"facts": world.facts(), "snapshot": world.snapshot()}
     world.rollback()
-    return shown
+    return state

@@ -12,6 +12,7 @@ from agentmill.domains.kit.policy import Frame, Policy, compact
 from agentmill.plans.check import check
 from agentmill.plans.compare import calls_of
 from agentmill.plans.parse import Plan, PlanError
+from agentmill.plans.rename import with_tools_named
 
 INCOMPLETE, NEEDLESS = JUDGED
 AGENTS = ("understander", "planner", "evaluator", "explainer")
@@ -23,7 +24,6 @@ class Answers:
     def __init__(self, domain: Domain, policy: Policy) -> None:
         self.domain = domain
         self.policy = policy
-        self._verdicts = {*(rule.code for rule in domain.rules), *JUDGED}
 
     def answer(self, agent: str, frame: Frame) -> str:
         """The right answer of an agent.
@@ -47,14 +47,21 @@ class Answers:
         """The dialogue state that a frame shows."""
         return DialogueState.read(frame, self.domain)
 
+    def domain_of(self, frame: Frame) -> Domain:
+        """The domain with the changes of the business that a frame tells of."""
+        return self.domain.under(self.domain.changed_in(frame))
+
     def plan(self, frame: Frame) -> str:
-        """The plan that is due for the state in a frame, after the violations in it."""
-        return self.policy.plan(self.state_of(frame), frame.get("violation", ""))
+        """The plan that is due for the state in a frame, after the violations in it; tools by their names of now."""
+        state = self.state_of(frame)
+        due = self.policy.plan(state, frame.get("violation", ""))
+        return with_tools_named(due, self.domain.under(state.switches).renames)
 
     def verdict(self, frame: Frame) -> str:
         """Whether the plan in the frame keeps the rules and is the one that is due, as far as the frame tells."""
         text = frame.get("plan", "")
-        codes = [code for code in self.broken(frame, text) if code in self._verdicts] or self._not_due(frame, text)
+        verdicts = {*(rule.code for rule in self.domain_of(frame).rules), *JUDGED}
+        codes = [code for code in self.broken(frame, text) if code in verdicts] or self._not_due(frame, text)
         return compact({"ok": not codes, "violations": codes})
 
     def broken(self, frame: Frame, text: str) -> list[str]:
@@ -67,12 +74,13 @@ class Answers:
 
     def serves(self, frame: Frame, parsed: Plan) -> bool:
         """Whether every tool of a plan is one of the requests'."""
-        allowed = self.domain.tools_of(self.state_of(frame).requests) or tuple(self.domain.tools)
+        domain = self.domain_of(frame)
+        allowed = domain.tools_of(self.state_of(frame).requests) or tuple(domain.tools)
         return all(call.tool in allowed for call in parsed.calls)
 
     def context(self, frame: Frame) -> Json:
         """What an Explainer's frame lets it say."""
-        slots = self.domain.slots_of(self.state_of(frame).requests)
+        slots = self.domain_of(frame).slots_of(self.state_of(frame).requests)
         state = {name: frame[name] for name in slots if name in frame}
         return {"results": frame.get("results", ""), "state": state, "utterance": frame.get("customer", "")}
 

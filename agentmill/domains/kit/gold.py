@@ -33,7 +33,7 @@ def gold(answers: Answers, agent: AgentName, frame: str, seed: int) -> list[Gold
     if spoiled is not None:
         cases.append(GoldCase(agent, frame, spoiled[1], right, spoiled[0]))
     elif agent == "evaluator" and json.loads(right)["ok"]:
-        code = rng.choice([*(rule.code for rule in answers.domain.rules), *JUDGED])
+        code = rng.choice([*(rule.code for rule in answers.domain_of(fields).rules), *JUDGED])
         cases.append(GoldCase(agent, frame, compact({"ok": False, "violations": [code]}), right, FALSE_ALARM))
     return cases
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from agentmill.domains.base import CHANGED_REPLY
 
-Kind = Literal["question", "proposal", "changed", "mismatch", "refused", "unhelpful", "done"]
+Kind = Literal["question", "proposal", "mismatch", "refused", "unhelpful", "done", "changed", "puzzled", "pushes"]
 UNHELPFUL = re.compile(
     r"other words|did not get that|how can i help|can only help|anything else i can|(?:cannot|can't|could not) find",
     re.IGNORECASE,
@@ -20,7 +20,11 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 class Heard(NamedTuple):
-    """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong."""
+    """What a reply is for the goal at hand; `slots` are those asked for or those that it got wrong.
+
+    The last three kinds are what the customer makes of it: a proposal that they want otherwise, a question that they do
+    not follow, and what they push for more at.
+    """
 
     kind: Kind
     slots: tuple[str, ...] = ()

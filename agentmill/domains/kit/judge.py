@@ -96,7 +96,8 @@ def _planner(answers: Answers, prompt: Frame, output: str, right: str) -> Found:
     wrong |= {"rules" for code in codes if code not in (*_TOOLS, *_ARGUMENTS)}
     if made != wanted or not wrong:
         wrong.add("complete")
-    changes = any(answers.domain.tools[call.tool].changes for call in parsed.calls if call.tool in answers.domain.tools)
+    tools = answers.domain_of(prompt).tools
+    changes = any(tools[call.tool].changes for call in parsed.calls if call.tool in tools)
     bad = "rules" in wrong or CONFIRM_FIRST in codes or (changes and "arguments" in wrong)
     reason = ", ".join(codes) or ("a wrong tool" if "tools" in wrong else "another plan than is due")
     return Found(frozenset(wrong), "critical" if bad else "major", reason)

@@ -5,6 +5,7 @@
     missing_check       the Planner drops what guards a change; the Evaluator overlooks what is wrong
     incomplete          the Planner leaves out a call that is due and that no rule asks for
     needless            the Planner adds a harmless call that nobody asked for
+    outdated            the Planner plans as if the business had not changed
     ungrounded_sentence the Explainer says what it was not told
 
 All are made from the right answer and the domain's tables. Invariant: a mistake is one, never another right answer;
@@ -14,17 +15,22 @@ All are made from the right answer and the domain's tables. Invariant: a mistake
 import ast
 import json
 import random
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from agentmill.agents.state import DialogueState, Understanding
-from agentmill.domains.base import Entity
+from agentmill.domains.base import Entity, Tool
 from agentmill.domains.kit.answers import Answers
 from agentmill.domains.kit.policy import Frame, compact
 from agentmill.domains.kit.writing import call, written
+from agentmill.plans.compare import equivalent
 from agentmill.plans.parse import Plan
 
-Kind = Literal["wrong_entity", "wrong_tool", "missing_check", "incomplete", "needless", "ungrounded_sentence"]
+Kind = Literal[
+    "wrong_entity", "wrong_tool", "missing_check", "incomplete", "needless", "outdated", "ungrounded_sentence"
+]  # fmt: skip
 _PLANNED: dict[Kind, int] = {"missing_check": 12, "wrong_tool": 3, "incomplete": 3, "needless": 2}
+_AFTER_A_CHANGE: dict[Kind, int] = {**_PLANNED, "outdated": 20}
 _DRAWS = 8
 
 
@@ -33,7 +39,6 @@ class Mistakes:
 
     def __init__(self, answers: Answers) -> None:
         self.answers = answers
-        self.domain = answers.domain
 
     def spoil(self, agent: str, frame: Frame, right: str, rng: random.Random) -> tuple[Kind, str] | None:
         """A wrong answer made from the right one, with its kind."""
@@ -49,11 +54,11 @@ class Mistakes:
         return None
 
     def _wrong_entity(self, frame: Frame, right: str, rng: random.Random) -> tuple[Kind, str] | None:
-        heard, state = json.loads(right), self.answers.state_of(frame)
+        heard, state, domain = json.loads(right), self.answers.state_of(frame), self.answers.domain
         names = list(heard["entities"])
         for name in rng.sample(names, len(names)):
             entities = dict(heard["entities"])
-            value = _other_value(self.domain.entities[name], entities.pop(name), state, rng)
+            value = _other_value(domain.entities[name], entities.pop(name), state, rng)
             if value is not None:
                 entities = {key: value if key == name else kept for key, kept in heard["entities"].items()}
             wrong = {**heard, "entities": entities}
@@ -62,11 +67,11 @@ class Mistakes:
         return None
 
     def _understood(self, state: DialogueState, heard: dict[str, Any]) -> tuple[Any, ...]:
-        after = state.updated(Understanding.model_validate(heard), self.domain)
+        after = state.updated(Understanding.model_validate(heard), self.answers.domain)
         return after.requests, after.entities, after.confirmed
 
     def _wrong_plan(self, frame: Frame, right: str, rng: random.Random) -> tuple[Kind, str] | None:
-        kinds = dict(_PLANNED)
+        kinds = dict(_AFTER_A_CHANGE if "changes" in frame else _PLANNED)
         while kinds:
             kind = rng.choices(list(kinds), weights=list(kinds.values()))[0]
             del kinds[kind]
@@ -75,35 +80,30 @@ class Mistakes:
                 "wrong_tool": self._wrong_tools,
                 "incomplete": self._incomplete,
                 "needless": self._needless,
+                "outdated": self._outdated,
             }[kind](frame, right)
             if candidates:
                 return kind, rng.choice(candidates)
         return None
 
     def _wrong_tools(self, frame: Frame, right: str) -> list[str]:
-        state = self.answers.state_of(frame)
-        allowed = self.domain.tools_of(state.requests)
-        others = [tool for name, tool in sorted(self.domain.tools.items()) if name not in allowed and not tool.changes]
+        state, domain = self.answers.state_of(frame), self.answers.domain_of(frame)
+        allowed = domain.tools_of(state.requests)
+        others = [tool for name, tool in sorted(domain.tools.items()) if name not in allowed and not tool.changes]
         return [f"found = {call(tool.name, state.entities, *tool.parameters)}" for tool in others]
 
     def _unguarded(self, frame: Frame, right: str) -> list[str]:
         """The plan without one part of the condition of a change, nor the check that it asks about."""
-        guards = [node for node in ast.walk(ast.parse(right)) if isinstance(node, ast.If) and self._changes(node)]
+        tools = self.answers.domain_of(frame).tools
+        guards = [node for node in ast.walk(ast.parse(right)) if isinstance(node, ast.If) and _changes(node, tools)]
         parts = [(place, part) for place, guard in enumerate(guards) for part in range(len(_parts(guard.test)))]
-        return [self._without_part(right, place, part) for place, part in parts]
+        return [_without_part(right, place, part, tools) for place, part in parts]
 
-    def _without_part(self, right: str, place: int, part: int) -> str:
-        tree = ast.parse(right)
-        guard = [node for node in ast.walk(tree) if isinstance(node, ast.If) and self._changes(node)][place]
-        kept = _parts(guard.test)
-        dropped = kept.pop(part)
-        if kept:
-            guard.test = ast.BoolOp(ast.And(), kept) if len(kept) > 1 else kept[0]
-            body = tree.body
-        else:
-            body = _replaced(tree.body, guard, guard.body)
-        gone = _variables(dropped) - {name for node in body for name in _used(node)}
-        return written([node for node in body if _assigned(node) not in gone], right)
+    def _outdated(self, frame: Frame, right: str) -> list[str]:
+        """The plan that was due before the business changed, where it is another one."""
+        before = {name: text for name, text in frame.items() if name != "changes"}
+        plan = self.answers.plan(before)
+        return [] if equivalent(Plan.parse(plan), Plan.parse(right)) else [plan]
 
     def _incomplete(self, frame: Frame, right: str) -> list[str]:
         calls = len(Plan.parse(right).calls)
@@ -111,8 +111,8 @@ class Mistakes:
         return [text for text in texts if text and self._judged_only(frame, text)]
 
     def _needless(self, frame: Frame, right: str) -> list[str]:
-        state, plan = self.answers.state_of(frame), Plan.parse(right)
-        offered = [self.domain.tools[name] for name in self.domain.tools_of(state.requests)]
+        state, plan, domain = self.answers.state_of(frame), Plan.parse(right), self.answers.domain_of(frame)
+        offered = [domain.tools[name] for name in domain.tools_of(state.requests)]
         able = [
             tool
             for tool in offered
@@ -130,18 +130,32 @@ class Mistakes:
             not self.answers.broken(frame, text) and not json.loads(self.answers.verdict({**frame, "plan": text}))["ok"]
         )
 
-    def _changes(self, guard: ast.If) -> bool:
-        names = {
-            node.func.id for node in ast.walk(guard) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        }
-        return any(name in self.domain.tools and self.domain.tools[name].changes for name in names)
-
     def _ungrounded(self, frame: Frame, right: str, rng: random.Random) -> tuple[Kind, str] | None:
         for _ in range(_DRAWS):
             text = f"{right} {_invented(rng)}"
             if self.answers.policy.grounding.ungrounded(text, self.answers.context(frame)):
                 return "ungrounded_sentence", text
         return None
+
+
+def _changes(guard: ast.If, tools: Mapping[str, Tool]) -> bool:
+    names = {node.func.id for node in ast.walk(guard) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    return any(name in tools and tools[name].changes for name in names)
+
+
+def _without_part(right: str, place: int, part: int, tools: Mapping[str, Tool]) -> str:
+    """The plan without one part of the condition of a change, nor what that part was about."""
+    tree = ast.parse(right)
+    guard = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _changes(node, tools)][place]
+    kept = _parts(guard.test)
+    dropped = kept.pop(part)
+    if kept:
+        guard.test = ast.BoolOp(ast.And(), kept) if len(kept) > 1 else kept[0]
+        body = tree.body
+    else:
+        body = _replaced(tree.body, guard, guard.body)
+    gone = _variables(dropped) - {name for node in body for name in _used(node)}
+    return written([node for node in body if _assigned(node) not in gone], right)
 
 
 def _other_value(entity: Entity, value: Any, state: DialogueState, rng: random.Random) -> Any:

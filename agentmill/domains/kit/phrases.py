@@ -30,7 +30,41 @@ MANNERS: dict[str, Manner] = {
         ("OK, um, ", "Hmm, and ", "Alright. Now, ", "Thanks, I think. Er, "),
         ("Um, ", "Er, ", "Hmm, ", "Let me think. ", ""),
     ),
+    "patient": Manner(
+        ("Hello, there is no hurry. ", "Good morning, take your time. ", "Hello. When you have a moment: ", ""),
+        ("Thank you, that is kind. ", "Thanks, no rush with this one. ", "Lovely. Now, ", "Thank you. "),
+        ("Certainly. ", "Take your time. ", "Gladly. ", "", ""),
+    ),
+    "confused": Manner(
+        ("Hello, I hope I am right here. ", "Er, ", "Oh dear, ", "I am a bit lost. ", "Hm, where do I begin? "),
+        ("Oh, and, er, ", "Now I am lost again. ", "Hm, what else. ", "Right, er, ", "So, "),
+        ("Er, ", "Let me see. ", "Ah, ", "Oh, that. ", ""),
+    ),
+    "haggling": Manner(
+        ("Hi. ", "Hello, I hope for a good deal. ", "", "Let us talk business. "),
+        ("Fair enough. ", "OK. ", "Now, ", "Good, now the next thing. "),
+        ("OK. ", "Fine. ", "", ""),
+    ),
+    "changing_mind": Manner(
+        ("Hi. ", "Well, ", "", "Let me think. "), ("OK. ", "Right, ", "Now, ", ""), ("Hm, ", "Well, ", "", "")
+    ),
+    "multi_request": Manner(
+        ("In a hurry: ", "Hi, quickly. ", "", "Two things at once. "),
+        ("OK, next. ", "Now, ", "Quickly, ", ""),
+        ("", "OK. "),
+    ),
+    "adversarial": Manner(
+        ("Listen. ", "", "Hey. ", "I am in a hurry. "),
+        ("Well. ", "Anyway, ", "Whatever. ", ""),
+        ("Fine. ", "Well, ", ""),
+    ),
+    "non_native": Manner(
+        ("Hello, sorry for my English. ", "Good day. ", "Hello friend. ", ""),
+        ("Thank you. Now, ", "OK good. ", "Please, ", ""),
+        ("Yes. ", "OK. ", "", ""),
+    ),
 }
+PLAIN_MANNERS = ("plain", "terse", "chatty", "polite", "hesitant")
 AGREE = (
     "Yes, please.", "Yes.", "Sure, go ahead.", "Yes, that works.", "Please do.", "Go ahead.", "OK, do it.",
     "Perfect, yes.", "That works for me.", "Sounds good.", "Yes, that's right.", "Absolutely.", "Of course.",

@@ -21,7 +21,8 @@ class Policy:
     """The error-free answers of one pack.
 
     `understand(frame)` is the Understander's JSON object, its keys in the order in which they are written.
-    `plan(state, violations)` is the plan due in a state, where a plan that was refused before broke `violations` ("" if
+    `plan(state, violations)` is the plan due in a state with its switches in force, tools by the names that the pack
+    gave them, where a plan that was refused before broke `violations` ("" if
     none was): some a better plan mends, after others (EXECUTION: the world refused) only checks are left.
     `explain(frame)` is the reply. `customer(frame, seed)` is what a simulated customer says next, or EXIT.
     """

@@ -2,17 +2,19 @@
 
 `brief` is one line, for students that have learnt the rest by heart; `full` says everything an untrained large model
 needs: intents, entities, the tools' signatures and the rules. What only the pack can say is its `Wording`. The user
-frame is the same in both styles.
+simulator has its own (`customer_prompts`).
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from agentmill.agents.evaluator import JUDGED
-from agentmill.domains.base import Entity, Intent, Rule, Tool
+from agentmill.domains.base import Domain, Entity, Intent, Prompts, Rule, Tool
+from agentmill.domains.kit.customer_prompts import customer_prompts
 from agentmill.judgement import CRITERIA, SEVERITIES
 from agentmill.models.chat import AgentName
+from agentmill.plans.rename import with_tools_named
 
 MAX_LISTED = 16
 
@@ -95,12 +97,6 @@ _EXPLAINER = """You are the Explainer of {title}, {business}. {frame}
 `results` is what the tools returned for the plan, by variable. Answer the customer in one short, friendly line.
 Say only what the frame says; copy names, numbers, prices and times exactly.{explainer}"""
 
-_USER = """You play a customer of {title}, {business}, in a chat with its assistant. {frame}
-`persona` is how you write, `goals` are what you want, one after the other, with the facts you may tell when asked,
-`history` are the turns so far as [you, assistant] pairs. Write your next message: short, as a person would type it,
-never more facts than the goal has. Agree to a proposal only if its facts are right.{customer} When every goal has
-been answered, or the assistant has failed you three times, reply EXIT and nothing else."""
-
 _JUDGE = """You are the judge of an assistant's agents at {title}, {business}. {frame}
 `agent` is who wrote `output` for the frame in `prompt`; both are JSON strings. `truth`, if there, is what is known to
 be right. Judge the output by what its agent was given and by nothing else: what only a later turn shows is no mistake.
@@ -154,7 +150,7 @@ _FULL: dict[AgentName, str] = {
     "evaluator": _EVALUATOR,
     "explainer": _EXPLAINER,
 }
-_SHARED: dict[AgentName, str] = {"user": _USER, "judge": _JUDGE}
+_SHARED: dict[AgentName, str] = {"judge": _JUDGE}
 
 
 def build_prompts(
@@ -164,14 +160,14 @@ def build_prompts(
     tools: Iterable[Tool],
     rules: Iterable[Rule],
 ) -> Mapping[str, Mapping[AgentName, str]]:
-    """Style -> agent -> system text. The user simulator and the judge have the full text in both styles."""
+    """Style -> agent -> system text. The judge has the full text in both styles."""
+    intents, tools = tuple(intents), tuple(tools)
     parts = {
         "title": wording.title,
         "business": wording.business,
         "values": wording.values,
         "examples": "\n\n".join(wording.examples),
         "explainer": f"\n{wording.explainer}" if wording.explainer else "",
-        "customer": f"\n{wording.customer}" if wording.customer else "",
         "frame": _FRAME,
         "intents": "\n".join(map(_intent_line, intents)),
         "entities": "\n".join(map(_entity_line, entities)),
@@ -182,10 +178,34 @@ def build_prompts(
         "severities": "\n".join(f"- {name}: {meaning}" for name, meaning in SEVERITIES.items()),
     }
 
-    def texts(style: dict[AgentName, str]) -> dict[AgentName, str]:
-        return {agent: text.format(**parts) for agent, text in {**style, **_SHARED}.items()}
+    user = customer_prompts(wording.title, wording.business, wording.customer, _FRAME, intents, tools)
 
-    return {"brief": texts(_BRIEF), "full": texts(_FULL)}
+    def texts(style: str, agents: dict[AgentName, str]) -> dict[AgentName, str]:
+        written = {agent: text.format(**parts) for agent, text in {**agents, **_SHARED}.items()}
+        return {**written, "user": user[style]}
+
+    return {"brief": texts("brief", _BRIEF), "full": texts("full", _FULL)}
+
+
+_CHANGED = """
+
+`changes`, if the frame has it, is what the business has changed meanwhile: it goes before everything else here."""
+
+
+def reworded(wording: Wording) -> Callable[[Domain], Prompts]:
+    """What writes the prompts of a domain with switches in force: full ones follow its tables, brief ones stay."""
+
+    def prompts(domain: Domain) -> Prompts:
+        examples = tuple(with_tools_named(example, domain.renames) for example in wording.examples)
+        entities, intents, tools = domain.entities.values(), domain.intents.values(), domain.tools.values()
+        texts = build_prompts(replace(wording, examples=examples), entities, intents, tools, domain.rules)
+        changed = {agent: f"{texts['full'][agent]}{_CHANGED}" for agent in (*_FULL, "judge")}
+        return {
+            "brief": {**texts["brief"], "judge": changed["judge"]},
+            "full": {**texts["full"], **changed},
+        }
+
+    return prompts
 
 
 def _criteria_lines(agent: AgentName) -> str:

@@ -8,11 +8,13 @@ of the entity table, each on what the ones before have left. A pack has the inte
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agentmill.domains.base import Entity, Intent, Json, missing_entity
+from agentmill.domains.kit.personas import CORRECTION
 from agentmill.domains.kit.policy import Frame
+from agentmill.domains.switching import Switch, intents_under, names_in
 
 Reader = Callable[[str, Json, str], tuple[Any, str]]  # (text, heard so far, assistant) -> (value or None, rest of text)
 Refer = Callable[[str, Mapping[str, list[Any]]], Json]  # (text, memory) -> what its references stand for
@@ -33,7 +35,8 @@ TALK = cue(
 )
 AGREES = re.compile(
     r"^\W*(?:yes|yeah|yep|sure|please do|go ahead|ok|okay|perfect|that works|sounds good|great|correct|right|confirm|"
-    r"do it|book it|absolutely|definitely|of course|fine|exactly|that's right)\b",
+    r"do it|book it|absolutely|definitely|of course|fine|exactly|that's right|"
+    r"it sounds good|for me this works)\b",
     re.IGNORECASE,
 )
 DECLINES = cue(r"no|not|wrong|never mind|leave it|forget it|don't")
@@ -45,7 +48,7 @@ class Reading:
 
     `cues` name the intents in the order in which they are tried; `together` are the pairs of intents that two clauses
     of one utterance may ask for; a value of an intent in `alone` stands for that intent where no words do; `talk` is
-    what small talk is known by.
+    what small talk is known by. Of the `switches` a frame tells those that make an intent need more entities.
     """
 
     entities: Mapping[str, Entity]
@@ -56,9 +59,14 @@ class Reading:
     together: frozenset[tuple[str, ...]] = frozenset()
     alone: tuple[str, ...] = ()
     talk: re.Pattern[str] = TALK
+    switches: Mapping[str, Switch] = field(default_factory=dict)
 
     def understand(self, frame: Frame) -> Json:
         """The error-free answer: requests, entities heard, confirmation, question back."""
+        if "changes" in frame:
+            names = names_in(self.switches, json.loads(frame["changes"]))
+            rest = {name: text for name, text in frame.items() if name != "changes"}
+            return replace(self, intents=intents_under(self.intents, self.switches, names)).understand(rest)
         text = frame.get("customer", "")
         before = (frame.get("intent", "none"), *filter(None, frame.get("also", "").split(", ")))
         proposed = frame.get("proposed") == "yes"
@@ -114,16 +122,23 @@ class Reading:
         }
 
     def heard(self, requests: Sequence[str], frame: Frame, assistant: str) -> Json:
-        """The entities heard, in the order of their table, references resolved."""
+        """The entities heard, in the order of their table; what is said after "no wait" is meant."""
+        found: Json = {}
+        for part in CORRECTION.split(frame.get("customer", "")):
+            found |= self.values(requests, part, frame, assistant)
+        return {name: found[name] for name in self.entities if name in found}
+
+    def values(self, requests: Sequence[str], text: str, frame: Frame, assistant: str) -> Json:
+        """The entities in a text, references resolved."""
         wanted, supplied = set(self.slots(requests)), self.supplied(requests)
-        text = _GREETING.sub(" ", frame.get("customer", ""))
+        text = _GREETING.sub(" ", text)
         heard = self.refer(text, json.loads(frame.get("memory", "{}")))
         heard = {name: value for name, value in heard.items() if name in wanted - supplied}
         for name in self.entities:
             if name in wanted:
                 value, text = self.readers[name](text, heard, assistant)
                 heard |= {} if value is None else {name: value}
-        return {name: heard[name] for name in self.entities if name in heard}
+        return heard
 
     def _implied(self, frame: Frame) -> str:
         return next((name for name in self.alone if self.heard((name,), frame, "")), "")

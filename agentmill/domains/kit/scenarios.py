@@ -8,11 +8,28 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import overload
 
-from agentmill.domains.base import Goal, Json, Scenario
+from agentmill.domains.base import Difficulty, Goal, Json, PlannedSwitch, Scenario
 
-Draw = Callable[[random.Random, int], tuple[str, Sequence[Goal]]]  # (generator, world_seed) -> (persona, goals)
+TURNS, TURNS_A_GOAL = 12, 5
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one scenario is about. The context vectors are empty where a mix has none."""
+
+    persona: str
+    goals: Sequence[Goal]
+    topic: str = ""
+    profile: Json = field(default_factory=dict)
+    limits: Json = field(default_factory=dict)
+    difficulty: Difficulty = "easy"
+    switches: tuple[PlannedSwitch, ...] = ()
+
+
+Draw = Callable[[random.Random, int, int], Content]  # (generator, world_seed, index) -> what it is about
 
 
 def drawn(
@@ -26,7 +43,7 @@ def drawn(
     if split not in worlds:
         known = " or ".join(f'"{name}"' for name in worlds)
         raise ValueError(f"split={split!r} is unknown: scenarios are made for {known}")
-    return Drawn(count, lambda i: _scenario(random.Random(f"{label} {split} {seed} {i}"), split, worlds[split], draw))
+    return Drawn(count, lambda i: _scenario(f"{label} {split} {seed} {i}", i, split, worlds[split], draw))
 
 
 class Drawn(Sequence[Scenario]):
@@ -53,16 +70,31 @@ class Drawn(Sequence[Scenario]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def _scenario(rng: random.Random, split: str, worlds: Sequence[int], draw: Draw) -> Scenario:
+def _scenario(label: str, index: int, split: str, worlds: Sequence[int], draw: Draw) -> Scenario:
+    """One scenario. Its id is the digest of its content; a context that is left at its default is not part of it."""
+    rng = random.Random(label)
     world_seed = rng.choice(worlds)
-    persona, goals = draw(rng, world_seed)
-    content: Json = {
-        "seed": rng.randrange(2**31),
-        "world_seed": world_seed,
-        "persona": persona,
-        "goals": tuple(goals),
-        "split": split,
-        "max_turns": 12 + 5 * len(goals),
-    }
-    text = json.dumps({**content, "goals": [goal.model_dump() for goal in goals]}, sort_keys=True)
-    return Scenario(sid=hashlib.sha256(text.encode()).hexdigest()[:16], **content)
+    found = draw(rng, world_seed, index)
+    scenario = Scenario(
+        sid="",
+        seed=rng.randrange(2**31),
+        world_seed=world_seed,
+        persona=found.persona,
+        goals=tuple(found.goals),
+        split=split,  # type: ignore[arg-type]  # a key of `worlds`
+        max_turns=TURNS + TURNS_A_GOAL * len(found.goals),
+        topic=found.topic,
+        profile=found.profile,
+        limits=found.limits,
+        difficulty=found.difficulty,
+        switches=found.switches,
+    )
+    return scenario.model_copy(update={"sid": content_digest(scenario)})
+
+
+def content_digest(scenario: Scenario) -> str:
+    """The id of a scenario: two have the same one exactly where their content is the same."""
+    contexts = {"topic", "profile", "limits", "difficulty", "switches"}
+    content = scenario.model_dump(exclude={"sid", *contexts})
+    content |= scenario.model_dump(include=contexts, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

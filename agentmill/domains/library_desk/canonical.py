@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentmill.domains.kit.writing import call
+from agentmill.domains.library_desk.switches import BOOK_NAMED, CLEAR_FIRST, LIMIT_FIRST
 
 Known = dict[str, Any]
 Lines = list[str]
 
 
-def canonical_plan(requests: Sequence[str], known: Known, *, confirmed: bool) -> str:
-    """The plan for a state; without `confirmed` it only checks.
+def canonical_plan(requests: Sequence[str], known: Known, *, confirmed: bool, switches: Sequence[str] = ()) -> str:
+    """The plan for a state with `switches` in force; without `confirmed` it only checks.
 
     Raises:
         ValueError: for requests that have no plan.
     """
-    parts = [_Part(requests, known, confirmed).lines(name) for name in requests]
+    parts = [_Part(requests, known, confirmed, switches).lines(name) for name in requests]
     lines = [line for open_lines, _ in parts for line in open_lines]
     own = [line for _, own_lines in parts for line in own_lines]
     if own:
@@ -32,8 +33,8 @@ def canonical_plan(requests: Sequence[str], known: Known, *, confirmed: bool) ->
 class _Part:
     """The lines of one request among `requests`: those for everybody, and those for the reader whose card it is."""
 
-    def __init__(self, requests: Sequence[str], known: Known, confirmed: bool) -> None:
-        self.requests, self.known, self.confirmed = requests, known, confirmed
+    def __init__(self, requests: Sequence[str], known: Known, confirmed: bool, switches: Sequence[str]) -> None:
+        self.requests, self.known, self.confirmed, self.switches = requests, known, confirmed, switches
 
     def lines(self, name: str) -> tuple[Lines, Lines]:
         """The lines of the request `name`."""
@@ -77,7 +78,13 @@ class _Part:
 
     def _cancellation(self) -> Lines:
         lines = [f"found = {self._with('find_hold', 'hold', 'card')}"]
-        return lines + self._guarded('found["found"]', f"done = {self._with('cancel_hold', 'hold', 'card')}")
+        names, condition = ["hold", "card"], 'found["found"]'
+        if BOOK_NAMED in self.switches:
+            names.append("book")
+        if CLEAR_FIRST in self.switches:
+            lines.append(f"account = {self._with('check_account', 'card')}")
+            condition += ' and account["clear"]'
+        return lines + self._guarded(condition, f"done = {self._with('cancel_hold', *names)}")
 
     def _renewal(self) -> Lines:
         lines = [
@@ -85,6 +92,8 @@ class _Part:
             f"renewal = {self._with('check_renewal', 'book', 'card')}",
         ]
         condition = 'account["clear"] and renewal["allowed"]'
+        if LIMIT_FIRST in self.switches:
+            condition = f'account["within_limit"] and {condition}'
         lines += self._guarded(condition, f"loan = {self._with('renew_loan', 'book', 'card')}")
         return ["if loans:", *_indented(lines)] if "book" not in self.known else lines
 

@@ -13,7 +13,8 @@ from agentmill.domains.library_desk.replies import explain
 
 def _plan(state: DialogueState, violations: str) -> str:
     """The plan that is due; only its checks where the world has refused the change."""
-    return canonical_plan(state.requests, state.entities, confirmed=state.confirmed and EXECUTION not in violations)
+    confirmed = state.confirmed and EXECUTION not in violations
+    return canonical_plan(state.requests, state.entities, confirmed=confirmed, switches=state.switches)
 
 
 def _customer(frame: Frame, seed: int | None) -> str:

@@ -22,5 +22,5 @@ it aside for you?", "Shall I renew it?", "Shall I cancel it?" or "Shall I take $
 talk kindly, speak about no other reader, and say what you can help with: books, loans, holds, fines
 and opening hours.""",
     customer="`else_book`, `else_amount` and `else_pin` are what you take when the first wish is refused;\n"
-    "`mind_book` and `mind_amount` what you change to when asked whether to go ahead.",
+    "  `mind_book` and `mind_amount` what you change to when asked whether to go ahead.",
 )

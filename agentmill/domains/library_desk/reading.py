@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentmill.domains.base import Json
+from agentmill.domains.kit.personas import INJECTION_CUE
 from agentmill.domains.kit.phrases import OFF_TOPIC_CUE
 from agentmill.domains.kit.reading import Reading, choice_reader, cue, ordinal, pattern_reader, when_asked
 from agentmill.domains.library_desk.intents import DAYS, ENTITIES, INTENTS, SUBJECTS
+from agentmill.domains.library_desk.switches import SWITCHES
 
 _ALL_OF_IT = cue(r"all of it|the whole amount|everything i owe")
 _AUTHOR = re.compile(r"\b(?:by|meant|said|be|is) ((?:[^\W\d_a-z][\w'’\-]* )+[^\W\d_a-z][\w'’\-]*)")
@@ -38,17 +40,18 @@ READING = Reading(
         ("private_data", cue(
             r"another reader|other readers?|someone else|somebody else|my (?:neighbour|boss|friend)'s|who has borrowed|"
             r"whose card")),
-        ("out_of_scope", cue(OFF_TOPIC_CUE)),
+        ("out_of_scope", cue(f"{OFF_TOPIC_CUE}|{INJECTION_CUE}")),
         ("cancel_hold", cue(r"cancel|do not need|don't need")),
         ("renew_loan", cue(r"renew|extend|keep .+ longer|more time")),
-        ("place_hold", cue(r"(?:place|put|get|want|like|have) a hold|reserve|set .+ aside|keep a copy|keep it for me")),
+        ("place_hold", cue(
+            r"(?:place|put|get|want|like|have) (?:a )?hold|reserve|set .+ aside|keep (?:a )?copy|keep it for me")),
         ("pay_fine", cue(r"pay|settle")),
         ("my_fines", cue(r"owe|fines|fees")),
         ("my_loans", cue(r"on loan|my loans|have i borrowed|i have borrowed|books do i have|due back")),
         ("opening_hours", cue(r"open|opening|close|closing|hours")),
         ("book_details", cue(
             r"tell me (?:more )?about|details|more about|information|describe|is \S+ in|is the \w+ book in|copies of|"
-            r"a question about a book")),
+            r"question about (?:a )?book")),
         ("find_books", cue(
             r"looking for|do you have|have you got|find|search|something to read|anything|show me|books? (?:by|on)|"
             r"interested in|like to read|something (?:by|on)")),
@@ -73,4 +76,5 @@ READING = Reading(
         )
     ),
     alone=("find_books", "book_details"),
+    switches=SWITCHES,
 )  # fmt: skip

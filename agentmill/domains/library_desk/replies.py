@@ -81,6 +81,8 @@ def _cancel_hold(frame: Frame, results: Json) -> str:
         return f"There is no hold {frame['hold']} on your card, so cancelling is not possible."
     if "done" in results:
         return f"Done, hold {frame['hold']} is cancelled."
+    if not results.get("account", {"clear": True})["clear"]:
+        return _owes(results["account"])
     return f"Hold {frame['hold']} is for {found['title']}. Shall I cancel it?"
 
 
@@ -97,6 +99,8 @@ def _renew_loan(frame: Frame, results: Json) -> str:
             return f"Another reader has a hold on {renewal['title']}, so renewing is not possible."
         case "too often":
             return f"{renewal['title']} was renewed too often already, so renewing is not possible."
+    if frame.get("confirmed") == "yes" and "loan" not in results and not account["within_limit"]:
+        return f"You have {account['holds']} holds already, so renewing is not possible."
     if "loan" in results:
         return f"Done, {renewal['title']} is renewed until {results['loan']['due']}."
     return f"{renewal['title']}, {_book_of(frame, results)}, is due on {renewal['due']}. Shall I renew it?"

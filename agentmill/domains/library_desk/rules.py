@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PERSONAL = tuple(name for name, tool in TOOLS.items() if "card" in tool.parameters and name != "check_reader")
 
 
-def _only_under(code: str, description: str, calls: Collection[str], check: str, key: str, *names: str) -> Rule:
+def only_under(code: str, description: str, calls: Collection[str], check: str, key: str, *names: str) -> Rule:
     """Each of `calls` runs only where `check`, asked about the same values of `names`, said `key`."""
 
     def broken(plan: "Plan", state: DialogueState, facts: Json) -> str | None:
@@ -34,7 +34,7 @@ def _only_under(code: str, description: str, calls: Collection[str], check: str,
 
 RULES: tuple[Rule, ...] = (
     confirm_first(TOOLS),
-    _only_under(
+    only_under(
         "IDENTITY_FIRST",
         "Nothing of a reader is read or changed but under an if on check_reader's valid.",
         PERSONAL,
@@ -42,7 +42,7 @@ RULES: tuple[Rule, ...] = (
         "valid",
         "card",
     ),
-    _only_under(
+    only_under(
         "HOLD_LIMIT",
         "A hold is placed only under an if on check_account's within_limit.",
         ("place_hold",),
@@ -50,7 +50,7 @@ RULES: tuple[Rule, ...] = (
         "within_limit",
         "card",
     ),
-    _only_under(
+    only_under(
         "FINE_LIMIT",
         "A hold is placed and a loan renewed only under an if on check_account's clear.",
         ("place_hold", "renew_loan"),
@@ -58,7 +58,7 @@ RULES: tuple[Rule, ...] = (
         "clear",
         "card",
     ),
-    _only_under(
+    only_under(
         "COPY_CHECK",
         "A hold is placed only under an if on check_copy's holdable.",
         ("place_hold",),
@@ -66,7 +66,7 @@ RULES: tuple[Rule, ...] = (
         "holdable",
         "book",
     ),
-    _only_under(
+    only_under(
         "RENEWAL_CHECK",
         "A loan is renewed only under an if on check_renewal's allowed: not while another reader has a hold on it.",
         ("renew_loan",),
@@ -75,7 +75,7 @@ RULES: tuple[Rule, ...] = (
         "book",
         "card",
     ),
-    _only_under(
+    only_under(
         "OWN_HOLD",
         "A hold is cancelled only under an if on find_hold's found: it is the reader's own.",
         ("cancel_hold",),
@@ -84,7 +84,7 @@ RULES: tuple[Rule, ...] = (
         "hold",
         "card",
     ),
-    _only_under(
+    only_under(
         "PAYMENT_LIMIT",
         "A payment is taken only under an if on check_payment's allowed: not above what is owed.",
         ("pay_fine",),

@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 
 from agentmill.domains.base import Goal, Json, Scenario
-from agentmill.domains.kit.phrases import MANNERS
-from agentmill.domains.kit.scenarios import drawn
+from agentmill.domains.kit.phrases import PLAIN_MANNERS
+from agentmill.domains.kit.scenarios import Content, drawn
 from agentmill.domains.library_desk.intents import DAYS, FREE_TEXT_INTENTS
 from agentmill.domains.library_desk.seed import (
     HELDOUT_SEEDS,
@@ -26,6 +26,7 @@ from agentmill.domains.library_desk.seed import (
 )
 from agentmill.domains.library_desk.tools import MAX_FOUND
 
+WORLDS = {"train": TRAIN_SEEDS, "heldout": HELDOUT_SEEDS}
 WISHES = {
     "find_books": 4, "book_details": 3, "place_hold": 5, "find_books+place_hold": 3, "book_details+place_hold": 2,
     "cancel_hold": 3, "my_loans": 3, "renew_loan": 3, "my_loans+renew_loan": 2, "my_fines": 3, "pay_fine": 3,
@@ -40,15 +41,14 @@ def generate(count: int, seed: int, split: str) -> Sequence[Scenario]:
     Raises:
         ValueError: for another split.
     """
-    worlds = {"train": TRAIN_SEEDS, "heldout": HELDOUT_SEEDS}
-    return drawn(count, seed, split, label="library_desk scenario", worlds=worlds, draw=_draw)
+    return drawn(count, seed, split, label="library_desk scenario", worlds=WORLDS, draw=_draw)
 
 
-def _draw(rng: random.Random, world_seed: int) -> tuple[str, list[Goal]]:
-    return rng.choice(list(MANNERS)), _Goals(rng, world_data(world_seed)).draw()
+def _draw(rng: random.Random, world_seed: int, index: int) -> Content:
+    return Content(rng.choice(PLAIN_MANNERS), ReaderGoals(rng, world_data(world_seed)).draw())
 
 
-class _Goals:
+class ReaderGoals:
     """Draws the goals of one scenario, all of one reader whose account allows them or gives a refusal of its own."""
 
     def __init__(self, rng: random.Random, data: WorldData) -> None:
@@ -175,7 +175,8 @@ class _Goals:
         """A hold on a book, or on the other one that is taken instead; nothing but checks where none is possible."""
         slots = {"book": book.book, **self._identity, **other}
         wanted = str(next(iter(other.values()), book.book))
-        possible = not self._barred() and wanted in {free.book for free in self.free}
+        there = {book.book for book in self.data.books if book.lendable and self.data.free(book)}
+        possible = not self._barred() and wanted in there
         checks: Json = {"activities": [_call("check_copy", {"book": book.book}), _call("check_account", self._card)]}
         made: Json = {"holds": {"book": wanted, **self._card}}
         return Goal(intent="place_hold", slots=slots, expect=made if possible else checks)

@@ -1,5 +1,6 @@
 """Replies about appointments: test drives and the workshop."""
 
+from agentmill.domains.automotive.replies.cars import check_availability
 from agentmill.domains.automotive.replies.wording import Frame, day_of, unknown_car
 from agentmill.domains.base import Json
 
@@ -41,6 +42,8 @@ def move_test_drive(frame: Frame, results: Json) -> str:
         return f"Done, booking {frame['reference']} is moved. We expect you {when}."
     if not slot.get("free"):
         return _not_free(booking["stock"], when, slot)
+    if "check" in results and not results["check"]["verified"]:
+        return f"I could not verify the licence {frame['licence']} for {frame['name']}, so nothing is moved."
     return f"{booking['stock']} is free {when}. Shall I move booking {frame['reference']}?"
 
 
@@ -55,6 +58,8 @@ def book_test_drive(frame: Frame, results: Json) -> str:
         return f"Done, {frame['stock']} is booked {when} for {frame['name']}. Your reference is {reference}."
     if "check" in results and not results["check"]["verified"]:
         return f"I could not verify the licence {frame['licence']} for {frame['name']}, so nothing is booked."
+    if "check" in results and not results.get("status", {"available": True})["available"]:
+        return check_availability(frame, results)
     return f"{frame['stock']}, the {slot['vehicle']}, is free {when}. Shall I book it for {frame['name']}?"
 
 
