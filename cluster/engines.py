@@ -45,7 +45,11 @@ def served_as(engine: ModelEngine) -> str:
     Of a folder's weights only names and sizes count: reading them all would take minutes.
     """
     folder = Path(engine.model)
-    files = sorted([file.name, file.stat().st_size] for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    files = (
+        sorted([file.name, file.stat().st_size] for file in folder.iterdir() if file.is_file())
+        if folder.is_dir()
+        else []
+    )
     return f"engine/{digest_json([engine.answering, files])[:16]}"
 
 

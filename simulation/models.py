@@ -7,6 +7,8 @@ as far as the model itself is deterministic, so the identity goes into the diges
 """
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -104,3 +106,15 @@ def build_model(settings: ModelSettings, domain: Domain) -> ChatModel:
     return OpenAIModel(
         settings.url, settings.name, api_key=key, timeout_s=settings.timeout_s, grammars=settings.grammars
     )
+
+
+@asynccontextmanager
+async def closing(*models: ChatModel) -> AsyncIterator[None]:
+    """Close the connections of those models that have some when the block ends."""
+    try:
+        yield
+    finally:
+        for model in models:
+            close = getattr(model, "close", None)
+            if close is not None:
+                await close()

@@ -22,7 +22,7 @@ from agentmill.domains.base import Domain
 from agentmill.models.chat import ChatModel, ChatReply, ChatRequest, ModelError, ReportsLoad
 from agentmill.runs import Run, atomic_write_text
 from simulation.flow import CROWD, Crowd, Flow, FlowReport
-from simulation.models import ModelSettings, build_model
+from simulation.models import ModelSettings, build_model, closing
 
 _FOLDER = "flows"
 _REPORT_EVERY_S = 1.0
@@ -66,6 +66,7 @@ class Flows:
         self._report = _folder(Path(stop).parent) / f"{uuid.uuid4().hex}.json"
         self._written = 0.0
         self._crowd: Crowd | None = None
+        self._models: list[ChatModel] = []
 
     def paced(self, role: str, settings: ModelSettings, domain: Domain, timeout_s: float | None = None) -> ChatModel:
         """The model of `settings`, its calls limited; the figures are named after `role`."""
@@ -73,6 +74,7 @@ class Flows:
         model = build_model(settings, domain)
         if settings.kind == "expert":
             return model
+        self._models.append(model)
         flow = self._by_server.setdefault(settings.server, Flow(self.maximum))
         self._by_role[role] = flow
         return Paced(model, flow, timeout_s)
@@ -88,6 +90,11 @@ class Flows:
     def calls(self) -> int:
         """How many calls were answered."""
         return sum(flow.calls for flow in self._by_server.values())
+
+    async def close(self) -> None:
+        """Close the models' connections."""
+        async with closing(*self._models):
+            self._models = []
 
     def note(self) -> None:
         """Write down where the flows stand, at most once a second."""
