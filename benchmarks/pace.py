@@ -53,7 +53,7 @@ def record(measured: Measured, run: Run) -> None:
 
 
 def table(measured: Measured) -> list[str]:
-    """Fixed columns: what was driven, calls in flight, calls/s, share of the ideal, cores used by us and the endpoint."""
+    """Fixed columns: who asks, calls in flight, calls/s, share of the ideal, cores used by us and by the endpoint."""
     lines = [
         f"{measured.conversations:,} conversations, {measured.prompts:,} different prompts, 50 ms a call, one core"
     ]

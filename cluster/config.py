@@ -23,7 +23,6 @@ from simulation.judging import RefineSettings
 from simulation.redteam import RedteamSettings
 from simulation.simulate import SimulateSettings
 
-
 EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of its URL
 
 

@@ -1,9 +1,10 @@
 """Which model answers, by configuration: ModelSettings in, a ChatModel out.
 
-The teacher, the user simulator and the judge are each named by one ModelSettings: the domain's expert, any
-OpenAI-compatible endpoint, or an engine that the run starts. An engine is started by whoever composes the run, and
-reaches the simulation as a StartedModel, an endpoint whose address is nobody's business. Invariant: two settings with equal `identity` give the same answers to the same prompts
-as far as the model itself is deterministic, so the identity goes into the digests of what they produced.
+The teacher, the user simulator and the judge are each named by one ModelSettings: the domain's expert, any OpenAI-
+compatible endpoint, or an engine that the run starts. An engine is started by whoever composes the run, and reaches
+the simulation as a StartedModel, an endpoint whose address is nobody's business. Invariant: two settings with equal
+`identity` give the same answers to the same prompts as far as the model itself is deterministic, so the identity goes
+into the digests of what they produced.
 """
 
 import os

@@ -124,7 +124,7 @@ def forget_flows(work: Path) -> None:
 
 
 def record_flows(run: Run, stage: str, work: Path) -> None:
-    """Record `<stage>.in_flight.<role>.*` over all actors: the limits' sum at the end, the highest, and what cut them."""
+    """Record `<stage>.in_flight.<role>.*` over all actors: final limits, the highest one, what cut them."""
     for role, reports in _read(work).items():
         name = f"{stage}.in_flight.{role}"
         run.record(f"{name}.final", sum(one.limit for one in reports), n=len(reports), unit="calls")
