@@ -27,9 +27,10 @@ GROWS = 0.15  # d log(rate) / d log(limit) from which a higher limit is worth wh
 CLOSE, APART = 0.75, 0.5  # rates are compared with those at limits below CLOSE of this one, best at APART of it
 CHANGED = 1.25  # a rate that differs so from the last one at this limit: the server has become faster or slower
 DECREASE = 0.5
-STEPS = 16  # from half of where it was too much, it takes half as many epochs to be there again
+STEPS = 8  # from half of where it was too much, it takes half as many epochs to be there again
 QUEUE_SHARE = 0.25  # of the limit: so many requests in the server's queue are too many
 LEAST_EPOCH = 8  # calls
+PATIENCE = 2  # so many epochs in a row must say that more calls only wait: one may have been disturbed
 COOLDOWN_S = 1.0  # what comes together is one push
 MEMORY_EPOCHS = 256  # after so many epochs a floor or a rate is forgotten, and found again
 CROWD = 1.25  # conversations for each place: some are busy with a plan while others ask a model
@@ -73,6 +74,7 @@ class Flow:
         self._epochs = 0
         self._changed_at = self._decreased_at = -math.inf
         self._settling = False
+        self._idle = 0  # epochs in a row in which a higher limit brought nothing
         self._new_epoch()
 
     @property
@@ -157,10 +159,10 @@ class Flow:
             self._decrease()
         elif full and (slowness < FAR if growth is None else growth >= GROWS):
             self._raise()
-        elif full and slowness >= FAR:
-            self._decrease()
         elif full:
-            self._end_doubling()
+            self._idle += 1
+            if self._idle >= PATIENCE:
+                self._decrease() if slowness >= FAR else self._end_doubling()
 
     def _growth(self, rate: float) -> float | None:
         """How the rate of answers grows with the limit: 1 in proportion, 0 not at all; None where that is not known."""
@@ -178,6 +180,7 @@ class Flow:
         return math.log(rate / best.rate) / math.log(self._limit / best.limit)
 
     def _raise(self) -> None:
+        self._idle = 0
         before = self.limit
         self._limit = min(float(self.maximum), self._limit + min(self._step, self._limit))
         self.peak = max(self.peak, self.limit)
@@ -188,6 +191,7 @@ class Flow:
                 raised()
 
     def _decrease(self) -> None:
+        self._idle = 0
         self._end_doubling()
         self._limit = max(1.0, self._limit * DECREASE)
         self.decreases += 1
