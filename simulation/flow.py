@@ -7,6 +7,7 @@ with the rate at lower limits, and latency with the lowest that the same agent's
 while more calls in flight bring more answers (a server with room, or an engine that batches), first by doubling, later
 by a constant step. It halves the limit when the server pushes back (429, 503, time-outs), when the server's queue is
 long, and when calls take several times the floor while a higher limit brings no more answers: then they only wait.
+Waiting calls are no reason to go below twice what the present rate keeps under way without waiting, rate x floor.
 
 Invariants: never more than `limit` calls in flight, and 1 <= limit <= maximum; places are given in the order in which
 they were asked for; the limit decides when a call is made and never what it asks, so results do not depend on it.
@@ -27,6 +28,7 @@ GROWS = 0.15  # d log(rate) / d log(limit) from which a higher limit is worth wh
 CLOSE, APART = 0.75, 0.5  # rates are compared with those at limits below CLOSE of this one, best at APART of it
 CHANGED = 1.25  # a rate that differs so from the last one at this limit: the server has become faster or slower
 DECREASE = 0.5
+SPARE = 2.0
 STEPS = 8  # from half of where it was too much, it takes half as many epochs to be there again
 QUEUE_SHARE = 0.25  # of the limit: so many requests in the server's queue are too many
 LEAST_EPOCH = 8  # calls
@@ -142,6 +144,7 @@ class Flow:
         older, newer = self._floors
         newer[agent] = min(newer.get(agent, math.inf), seconds)
         floor = max(min(newer[agent], older.get(agent, math.inf)), 1e-6)
+        self._floor += floor
         self._slowness += seconds / floor
         self._answered += 1
         if self._answered >= max(self.limit, LEAST_EPOCH):
@@ -150,7 +153,9 @@ class Flow:
     def _adjust(self) -> None:
         slowness = self._slowness / self._answered
         full, queue = self._full, self._queue
-        growth = self._growth(self._answered / max(self.now() - self._began, 1e-9)) if full else None
+        rate = self._answered / max(self.now() - self._began, 1e-9)
+        needed = SPARE * rate * self._floor / self._answered
+        growth = self._growth(rate) if full else None
         self._epochs += 1
         if self._epochs % (MEMORY_EPOCHS // 2) == 0:
             self._floors = (self._floors[1], {})
@@ -162,7 +167,7 @@ class Flow:
         elif full:
             self._idle += 1
             if self._idle >= PATIENCE:
-                self._decrease() if slowness >= FAR else self._end_doubling()
+                self._decrease(needed) if slowness >= FAR else self._end_doubling()
 
     def _growth(self, rate: float) -> float | None:
         """How the rate of answers grows with the limit: 1 in proportion, 0 not at all; None where that is not known."""
@@ -190,10 +195,13 @@ class Flow:
             for raised in self._watchers:
                 raised()
 
-    def _decrease(self) -> None:
+    def _decrease(self, least: float = 1.0) -> None:
+        """Halve the limit, but not below `least`."""
         self._idle = 0
         self._end_doubling()
-        self._limit = max(1.0, self._limit * DECREASE)
+        if least >= self._limit:
+            return
+        self._limit = max(1.0, least, self._limit * DECREASE)
         self.decreases += 1
         self._decreased_at = self.now()
         self._settle()
@@ -209,7 +217,7 @@ class Flow:
     def _new_epoch(self) -> None:
         self._began = self.now()
         self._answered = 0
-        self._slowness = 0.0
+        self._slowness = self._floor = 0.0
         self._queue = 0
         self._full = False
 
