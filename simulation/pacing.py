@@ -20,7 +20,7 @@ from pathlib import Path
 
 from agentmill.domains.base import Domain
 from agentmill.models.chat import ChatModel, ChatReply, ChatRequest, ModelError, ReportsLoad
-from agentmill.runs import Run, atomic_write_text
+from agentmill.runs import Run
 from simulation.flow import CROWD, Crowd, Flow, FlowReport
 from simulation.models import ModelSettings, build_model, closing
 
@@ -103,7 +103,9 @@ class Flows:
             self._written = now
             self._report.parent.mkdir(parents=True, exist_ok=True)
             reports = {role: asdict(flow.report()) for role, flow in self._by_role.items()}
-            atomic_write_text(self._report, json.dumps(reports))
+            half = self._report.with_suffix(".part")
+            half.write_text(json.dumps(reports), encoding="utf-8")  # not worth waiting for the disk, as all calls would
+            half.replace(self._report)
 
 
 def blocks_at_once(models: Iterable[ModelSettings], in_flight: int, block_rows: int) -> int:

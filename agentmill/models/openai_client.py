@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -120,7 +121,9 @@ class OpenAIModel:
     def _opened(self) -> "ClientSession":
         if self._session is None:
             import aiohttp
+            from yarl import URL
 
+            self._endpoint = URL(self._url)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=_CONNECT_TIMEOUT_S),
@@ -174,7 +177,7 @@ class OpenAIModel:
         for attempt in range(self.max_retries + 1):
             said: dict[str, str] = {}
             try:
-                answer = await self._opened().post(self._url, data=body, headers=headers, proxy=self._proxy)
+                answer = await self._opened().post(self._endpoint, data=body, headers=headers, proxy=self._proxy)
                 if answer.status == 200:
                     return await use(answer)
                 said = {name.lower(): value for name, value in answer.headers.items()}
@@ -243,7 +246,6 @@ class OpenAIModel:
         sampling = request.sampling
         fields: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
         }
@@ -257,7 +259,11 @@ class OpenAIModel:
             fields["structured_outputs"] = {"grammar": request.response_grammar}
         if stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
-        return json.dumps(fields, ensure_ascii=False).encode()
+        messages = ",".join(
+            _kept_message(one.content) if one.role == "system" else _message(one.role, one.content)
+            for one in request.messages
+        )
+        return f'{{"messages":[{messages}],{json.dumps(fields, ensure_ascii=False)[1:]}'.encode()
 
     def _require_answer(self, refusal: str | None, finish: str | None) -> None:
         if refusal:
@@ -277,6 +283,16 @@ class OpenAIModel:
             finish_reason="length" if finish == "length" else "stop",
             latency_s=seconds,
         )
+
+
+def _message(role: str, content: str) -> str:
+    return json.dumps({"role": role, "content": content}, ensure_ascii=False)
+
+
+@lru_cache(maxsize=64)
+def _kept_message(content: str) -> str:
+    """A system message, which is most of a request and the same in all of an agent's."""
+    return _message("system", content)
 
 
 def _proxy_of(url: str) -> str | None:
