@@ -1,18 +1,21 @@
 """An engine that a run starts for two of its models. Its weights mean nothing, so that what it says is rarely valid."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 
-from agentmill.runs import Run
+from agentmill.domains.base import load_domain
 from cluster.config import RunConfig
 from cluster.engines import playing
 from rayserve.serve import serve_controller
 from rayserve.settings import ModelEngine
-from simulation import refine, simulate
-from simulation.models import ModelSettings
-from simulation.tables import read_folder
+from simulation.judge import Judge, Judged
+from simulation.models import ModelSettings, build_model, closing
+from simulation.rolled import unpack
+from simulation.rollout import Rollout
 from tests.tiny_llama import write_tiny_llama
 
 
@@ -28,30 +31,43 @@ def test_one_engine_plays_the_customer_and_the_judge_and_is_gone_afterwards(
     engine = ModelEngine(model=str(model), accelerator="cpu", max_model_len=16_384, max_num_seqs=8, max_replicas=2)
     speaking = ModelSettings(kind="engine", name="small", temperature=0.7)
     config = RunConfig.model_validate(
-        {
-            "engines": {"small": engine},
-            "simulate": {"conversations": 2, "heldout_share": 0.5, "user": speaking, "actors": 1, "max_error_share": 1},
-            "refine": {"judge": speaking, "attempts": 1, "max_tokens": 8, "gold_cases": 0, "actors": 1}
-            | {"max_error_share": 1},
-        }
+        {"engines": {"small": engine}, "simulate": {"user": speaking}, "refine": {"judge": speaking}}
     )
-    run = Run.create(tmp_path / "run", config.resolved(), "test")
-    with playing(config.engines, config.simulate.user, *config.refine.models) as (user, judge):
-        assert user.url == judge.url and user.identity.startswith("engine/")
+    with playing(config.engines, config.simulate.teacher, config.simulate.user, *config.refine.models) as models:
+        teacher, user, judge = models
+        assert (teacher, user.url) == (config.simulate.teacher, judge.url)
         refuses_what_it_cannot_do(user.url)
-        settings = config.simulate.model_copy(update={"user": user})
-        simulate.run(run, settings, domain=config.domain, system=config.system, seed=1, mix="core")
-        refine.run(run, config.refine.with_models([judge]), domain=config.domain, seed=1)
+        played = asyncio.run(two_conversations(config, teacher, user, tmp_path))
+        judged = asyncio.run(one_verdict(judge))
     assert serve_controller() is None
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{user.url}/models", trust_env=False)
-    said = read_folder(run.path("simulate", "calls"), ["agent", "model", "output", "status"]).to_pylist()
-    customers = [call for call in said if call["agent"] == "user"]
+    assert played["conversations"].num_rows == 2
+    customers = [call for call in played["calls"].to_pylist() if call["agent"] == "user"]
     assert {call["model"] for call in customers if call["status"] == "ok"} == {"small"}
-    assert len(read_folder(run.path("simulate", "conversations"), ["sid", "status"])) == 2
-    assert run.figures("simulate.in_flight.user.peak")["simulate.in_flight.user.peak"].value >= 1
-    verdicts = read_folder(run.path("refine", "calls"), ["verdict", "reason"]).to_pylist()
-    assert all(one["reason"] for one in verdicts if one["verdict"] == "unjudged")
+    assert all(call["error"] for call in customers if call["status"] != "ok")
+    assert judged.verdict == "unjudged" and judged.reason
+
+
+async def two_conversations(
+    config: RunConfig, teacher: ModelSettings, user: ModelSettings, folder: Path
+) -> dict[str, pa.Table]:
+    """The actor's own block of two, each cut to two turns."""
+    rollout = Rollout(config.domain, config.system, teacher, user, 0, 240.0, 8, str(folder / "stop"))
+    scenarios = [one.model_copy(update={"max_turns": 2}) for one in load_domain(config.domain).scenarios(2, 1, "train")]
+    rows = [{"sid": f"s{number}", "scenario_json": one.model_dump_json()} for number, one in enumerate(scenarios)]
+    try:
+        return unpack(await rollout(pa.Table.from_pylist(rows)))
+    finally:
+        await rollout.close()
+
+
+async def one_verdict(settings: ModelSettings) -> Judged:
+    domain = load_domain("automotive")
+    model = build_model(settings, domain)
+    async with closing(model):
+        judge = Judge(domain, model, settings, attempts=1, max_tokens=8)
+        return await judge.judge("explainer", "utterance: hello", "Good morning.")
 
 
 def refuses_what_it_cannot_do(url: str) -> None:
