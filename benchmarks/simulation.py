@@ -149,7 +149,7 @@ def measure(
     """
     our_core, their_cores = _cores()
     scenarios = list(load_domain(domain).scenarios(conversations, _SEED, "train"))
-    answers = asyncio.run(_record(load_domain(domain), scenarios))
+    answers = asyncio.run(recorded(load_domain(domain), scenarios))
     asked = [ChatRequest(agent="planner", messages=messages) for messages in itertools.islice(answers, _SAMPLE)]
     works = [*((_ours, size, scenarios) for size in sizes), (_client, threads, asked), (_threads, threads, scenarios)]
     counted: dict[tuple[str, int], list[Count]] = defaultdict(list)
@@ -174,7 +174,7 @@ def _cores() -> tuple[int, set[int]]:
     return first, set(others)
 
 
-async def _record(domain: Domain, scenarios: Sequence[Scenario]) -> dict[tuple[Message, ...], ChatReply]:
+async def recorded(domain: Domain, scenarios: Sequence[Scenario]) -> dict[tuple[Message, ...], ChatReply]:
     """What the expert answers in these conversations, for the prompts that an endpoint's model is given."""
     if domain.expert is None:
         raise ConfigError(f"domain={domain.name!r} has no expert to record; bench one that has")
