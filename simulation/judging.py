@@ -75,6 +75,16 @@ class RefineSettings(Strict):
     max_user_errors: float = Field(0.05, ge=0.0, le=1.0)
     gold_cases: int = Field(240, ge=0)
 
+    @property
+    def models(self) -> tuple[ModelSettings, ...]:
+        """Who judges: the judge, and the one who takes the second look."""
+        return (self.judge, self.second_look.model) if self.second_look else (self.judge,)
+
+    def with_models(self, models: Sequence[ModelSettings]) -> "RefineSettings":
+        """The same with `models` in the places of its own."""
+        second = self.second_look.model_copy(update={"model": models[1]}) if self.second_look else None
+        return self.model_copy(update={"judge": models[0], "second_look": second})
+
     def guarded(
         self, model: ModelSettings, domain: Domain, *, stop: str = "", built: ChatModel | None = None
     ) -> Guarded:
