@@ -1,11 +1,13 @@
 """The command `agentmill`. Parse first, import the heavy code after: `--help` answers at once.
 
-Exit codes: 0 done, 1 a check failed (doctor, domain check, redteam), 2 an error that the user can put right (a message,
-never a traceback), 130 stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 done, 1 a check failed (doctor, domain check, redteam, bench chaos), 2 an error that the user can put
+right (a message, never a traceback), 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -41,6 +43,13 @@ bench_app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 
+pairs_app = typer.Typer(
+    help="Pairs for preference tuning that people make: what an agent said, and what it should have said.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(pairs_app, name="pairs")
+
 RUNS = Path("runs")
 ConfigArg = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file such as configs/local.yaml")]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="a run directory, or the name of one in --runs")]
@@ -59,6 +68,10 @@ def run_command(
         str | None, typer.Option("--from", metavar="STAGE", help="do this stage and later ones again")
     ] = None,
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")] = None,
+    fresh: Annotated[
+        list[str] | None,
+        typer.Option("--fresh", metavar="STAGE", help="set aside what this stage has done so far, and begin it anew"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show what would be done, do nothing")] = False,
     runs: RunsOption = RUNS,
 ) -> None:
@@ -74,7 +87,7 @@ def run_command(
         print_plan(runs / settings.name, settings, first, last)
         return
     run = Run.create(runs / settings.name, settings.resolved(), command_line())
-    execute(run, settings, first=first, last=last)
+    execute(run, settings, first=first, last=last, fresh=fresh or [])
     print_result(run)
 
 
@@ -126,6 +139,54 @@ def report(run: RunArg = "local", runs: RunsOption = RUNS) -> None:
     found = find_run(run, runs)
     page.run(found, config_of(found).report)
     print(found.path("report", "index.html"))
+
+
+@app.command()
+def view(
+    run: RunArg = "local",
+    corpus: Annotated[str, typer.Argument(metavar="[CORPUS]", help="sft, cpt, dpo, drafter or calibration")] = "sft",
+    agent: Annotated[str | None, typer.Option(help="only rows of this agent")] = None,
+    split: Annotated[str, typer.Option(help="train, heldout, ...")] = "train",
+    count: Annotated[int, typer.Option("--n", min=1, help="how many rows")] = 3,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Show rows of a corpus in colour: what is trained on, and what is masked."""
+    from cluster.view import print_rows
+
+    print_rows(find_run(run, runs), corpus, split, agent, count)
+
+
+@pairs_app.command("new")
+def pairs_new(
+    run: RunArg,
+    calls: Annotated[list[str] | None, typer.Option("--call", help="the id of a recorded call; again for more")] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="answers that an evaluation found wrong, for example sft")
+    ] = None,
+    count: Annotated[int, typer.Option("--n", min=1, help="at most so many of the evaluation")] = 5,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="YAML or JSONL; pairs are added to its end")] = Path(
+        "pairs.yaml"
+    ),
+    runs: RunsOption = RUNS,
+) -> None:
+    """Start pairs from recorded calls: prompt and rejected are filled in, a person writes chosen."""
+    from cluster.pairs import start_pairs
+
+    for line in start_pairs(find_run(run, runs), calls or [], evaluation, count, out):
+        print(line)
+
+
+@pairs_app.command("check")
+def pairs_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a file of pairs, YAML or JSONL")],
+    domain: Annotated[str, typer.Option(help="the domain pack that the pairs are for")] = "automotive",
+) -> None:
+    """Check pairs: filled in, really different, and right: plans keep the rules and run, replies are grounded."""
+    from agentmill.domains.base import load_domain
+    from simulation.corpora.pairs import check_pairs
+
+    pairs = check_pairs(file, load_domain(domain))
+    print(f"{file}: {len(pairs)} pairs are right; use them with --set corpora.dpo.hand={file}")
 
 
 @gate_app.command("calibrate")
@@ -250,6 +311,88 @@ def bench_agents(
 
     run = bench(domains or packs(), scenarios)
     print(f"agentmill figures {run.root} agents")
+
+
+FolderOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="where the runs are made and stay (default: a temporary folder)")
+]
+
+
+@bench_app.command("large")
+def bench_large(
+    conversations: Annotated[int, typer.Option(min=2, help="conversations of the large run")] = 7200,
+    small: Annotated[int, typer.Option(min=2, help="conversations of the small one beside it")] = 700,
+    mix: Annotated[str | None, typer.Option(help="which scenarios (default: coverage, where the pack has it)")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folder: FolderOption = None,
+) -> None:
+    """Simulate, judge and build corpora of many conversations: time, memory of driver and workers, bytes on disk."""
+    from benchmarks.large import bench_large as bench
+
+    with _folder(folder) as place:
+        run = bench(place, conversations, small, mix, seed)
+    print(f"agentmill figures {run.root} simulate")
+
+
+@bench_app.command("chaos")
+def bench_chaos(
+    conversations: Annotated[int, typer.Option(min=20, help="conversations of each of the two runs")] = 400,
+    kills: Annotated[int, typer.Option(min=1, help="how often a worker or the driver is killed")] = 10,
+    mix: Annotated[str, typer.Option(help="which scenarios")] = "all",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    folder: FolderOption = None,
+) -> None:
+    """Kill workers and the driver of a simulation at random moments; the result must be that of one left alone."""
+    from benchmarks.chaos import bench_chaos as bench
+
+    with _folder(folder) as place:
+        run = bench(place, conversations, kills, seed, mix)
+    print(f"agentmill figures {run.root} simulate.chaos")
+    if run.figures()["simulate.chaos.differences"].value:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """The folder that was asked for, or a temporary one that goes away."""
+    import tempfile
+
+    if given is not None:
+        yield given.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="agentmill-") as name:
+        yield Path(name)
+
+
+@bench_app.command("fidelity")
+def bench_fidelity(
+    domain: Annotated[str, typer.Option(help="a domain pack with an expert")] = "automotive",
+    mix: Annotated[str, typer.Option(help="the choice of scenarios")] = "all",
+    conversations: Annotated[int, typer.Option(min=8, help="with good customers, and as many with faulty ones")] = 400,
+) -> None:
+    """How well the user simulator's own errors are found, measured on errors that are made on purpose."""
+    from agentmill.domains.base import load_domain
+    from agentmill.runs import bench_run
+    from benchmarks.fidelity import detect, record
+
+    found = detect(load_domain(domain), conversations, mix)
+    run = bench_run()
+    record(run, found)
+    print(f"agentmill figures {run.root} simulate.fidelity")
+
+
+@bench_app.command("simulation")
+def bench_simulation(
+    domain: Annotated[str, typer.Option(help="the domain pack whose expert records the conversations")] = "automotive",
+    conversations: Annotated[int, typer.Option(min=16, help="how many different ones are recorded")] = 2400,
+    repeats: Annotated[int, typer.Option(min=1, help="how often everything is measured; the median counts")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="length of one measurement, after a warm-up of half")] = 10.0,
+) -> None:
+    """Calls per second against a local endpoint of 50 ms: ours on one core, our client alone, and a thread pool."""
+    from benchmarks.pace import bench_simulation as bench
+
+    run = bench(domain, conversations, repeats, seconds)
+    print(f"agentmill figures {run.root} simulate.endpoint")
 
 
 def find_run(name: str, runs: Path) -> "Run":

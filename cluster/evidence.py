@@ -15,18 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentmill.runs import Run
+from cluster.view import ShownRow, show, tokenizer_of
 
 SCAN_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One training row as a person reads it."""
-
-    agent: str
-    source: str
-    prompt: list[tuple[str, str]]
-    completion: str
 
 
 @dataclass(frozen=True)
@@ -68,23 +59,18 @@ class ShownConversation:
     turns: list[ShownTurn]
 
 
-def samples(run: Run, count: int) -> list[Sample]:
-    """Training rows from the beginning of the corpus, the agents (and real dialogues) in turn."""
-    by_kind: dict[str, list[Sample]] = defaultdict(list)
+def samples(run: Run, count: int) -> list[ShownRow]:
+    """Training rows from the beginning of the SFT corpus, the agents (and real dialogues) in turn."""
+    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(run.root / "corpora" / "sft" / "train.parquet", SCAN_ROWS):
-        sample = Sample(
-            agent=str(row.get("agent", "")),
-            source=str(row.get("source", "")),
-            prompt=_messages(row.get("prompt")),
-            completion="\n".join(text for _, text in _messages(row.get("completion"))),
-        )
-        by_kind[sample.source if sample.source == "public" else sample.agent].append(sample)
-    chosen: list[Sample] = []
+        by_kind[row["source"] if row["source"] == "public" else row["agent"]].append(row)
+    chosen: list[dict[str, Any]] = []
     depth = 0
     while len(chosen) < count and any(len(rows) > depth for rows in by_kind.values()):
         chosen += [rows[depth] for _, rows in sorted(by_kind.items()) if len(rows) > depth]
         depth += 1
-    return chosen[:count]
+    tokenizer = tokenizer_of(run) if chosen else None
+    return [show(row, tokenizer) for row in chosen[:count]]
 
 
 def loss_log(run: Run) -> list[dict[str, float]]:

@@ -1,8 +1,11 @@
 """Doing a run: the stages in order, each skipped when it still stands, gone on with when it was killed.
 
 Before a stage starts, `stages/<stage>.running.json` says from which inputs; where an earlier attempt with *other*
-inputs left work behind, that work is removed first. Invariant: what a stage finds in its folders was made from the
-very inputs it is about to use, and a mark is written only after its last artefact is in place.
+inputs left work behind, that work is removed first. Unfinished rows of `simulate` and `refine`, which may have cost
+money, are never removed so: the run is refused before anything is done, with what differs, until the user goes back,
+takes another run or sets them aside (`--fresh`). A *finished* stage whose inputs changed is done again. Invariant: what
+a stage finds in its folders was made from the very inputs it is about to use, and a mark is written only after its last
+artefact is in place.
 """
 
 import fcntl
@@ -24,6 +27,7 @@ from agentmill.log import duration, say
 from agentmill.runs import Run, RunError, atomic_write_text, digest_json, now
 from cluster.config import RunConfig
 from cluster.stages import MISSING, STAGES, Stage, inputs_of, stage_named
+from simulation.claim import has_rows, refusal
 
 BEAT_S = 5.0
 
@@ -40,7 +44,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a stage is done, and why: `verdict` is done, resume, again, new."""
+    """Whether a stage is done, and why: `verdict` is done, resume, again, new, refused."""
 
     verdict: str
     reason: str
@@ -48,17 +52,25 @@ class Decision:
     digest: str
 
 
-def execute(run: Run, config: RunConfig, *, first: str | None = None, last: str | None = None) -> list[str]:
+def execute(
+    run: Run, config: RunConfig, *, first: str | None = None, last: str | None = None, fresh: Sequence[str] = ()
+) -> list[str]:
     """Do the stages of a run from `first` (done again in any case) to `last`; returns the names of those done.
 
+    What the stages in `fresh` have done so far, finished or not, is moved into the run's folder `aside` first.
+
     Raises:
-        RunError: when another process works on this run, or a stage before `first` is not finished.
+        RunError: when another process works on this run, a stage before `first` is not finished, or unfinished rows
+            of another configuration are in the way.
         UserError: whatever a stage says that the user can put right.
     """
     chosen = select(run, first, last)
     done: list[str] = []
     with lock(run), ExitStack() as stack:
         ray_started = False
+        for name in fresh:
+            set_aside(run, stage_named(name))
+        refuse_mixing(run, config, chosen, force=first is not None)
         for stage in chosen:
             decision = decide(run, config, stage, force=first is not None)
             if decision.verdict == "done":
@@ -106,7 +118,46 @@ def decide(run: Run, config: RunConfig, stage: Stage, *, force: bool = False) ->
         return Decision("new", "", inputs, digest)
     if digest_json(attempt.inputs) == digest:
         return Decision("resume", f"attempt {attempt.attempts + 1}", inputs, digest)
-    return Decision("again", "; ".join(_changes(attempt.inputs, inputs)), inputs, digest)
+    verdict = "refused" if _has_rows(run, stage) else "again"
+    return Decision(verdict, "; ".join(_changes(attempt.inputs, inputs)), inputs, digest)
+
+
+def refuse_mixing(run: Run, config: RunConfig, chosen: Sequence[Stage], *, force: bool) -> None:
+    """Look, before anything is done, whether a stage would meet unfinished rows of another configuration.
+
+    Raises:
+        RunError: when one would; it says what differs and what can be done.
+    """
+    again: set[str] = set()
+    for stage in chosen:
+        decision = decide(run, config, stage, force=force)
+        redone = sorted(again & set(stage.needs))
+        changed = [decision.reason] if decision.verdict == "refused" else []
+        changed += [f"{name} would be done again" for name in redone if decision.verdict == "resume"]
+        if changed and _has_rows(run, stage):
+            raise RunError(refusal(stage.name, run.root / stage.work, changed))
+        if redone or decision.verdict == "again":
+            again.add(stage.name)
+
+
+def set_aside(run: Run, stage: Stage) -> None:
+    """Move what a stage has done so far, finished or not, into `aside/<stage>-<number>`, as if it had never begun."""
+    there = [run.root / owned for owned in stage.owns if (run.root / owned).exists()]
+    if there:
+        target = run.path("aside", f"{stage.name}-{len(list(run.root.glob(f'aside/{stage.name}-*'))):03d}", "x").parent
+        for path in there:
+            moved = target / path.relative_to(run.root)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(moved)
+        say(stage.name, f"what was there is in {target}")
+    run.reopen(stage.name)
+    _attempt_file(run, stage.name).unlink(missing_ok=True)
+    for prefix in (*stage.figures, f"run.stage.{stage.name}"):
+        run.forget(prefix)
+
+
+def _has_rows(run: Run, stage: Stage) -> bool:
+    return bool(stage.work) and has_rows(run.root / stage.work)
 
 
 def read_attempt(run: Run, stage: str) -> Attempt | None:

@@ -15,6 +15,7 @@ from agentmill.config import ConfigError, nearest
 from agentmill.domains.packs import pack_files
 from agentmill.runs import Run, digest_json, digest_path
 from cluster.config import RunConfig
+from cluster.engines import engine_inputs, playing
 
 MISSING = "missing"
 
@@ -23,7 +24,8 @@ MISSING = "missing"
 class Stage:
     """One stage. `sources` are the modules and packages whose code decides its result; `figures` dotted prefixes.
 
-    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session.
+    `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session. `work` is
+    the folder of a stage that does its rows one by one: what lies there was paid for, and is never thrown away unasked.
     """
 
     name: str
@@ -36,12 +38,15 @@ class Stage:
     figures: tuple[str, ...]
     memory_gib: float = 1.0
     ray: bool = True
+    work: str = ""
 
 
 def _simulate(run: Run, config: RunConfig) -> None:
     from simulation import simulate
 
-    simulate.run(run, config.simulate, domain=config.domain, system=config.system, seed=config.seed, mix=config.mix)
+    with playing(config.engines, config.simulate.teacher, config.simulate.user) as (teacher, user):
+        settings = config.simulate.model_copy(update={"teacher": teacher, "user": user})
+        simulate.run(run, settings, domain=config.domain, system=config.system, seed=config.seed, mix=config.mix)
 
 
 def _gate(run: Run, config: RunConfig) -> None:
@@ -53,7 +58,8 @@ def _gate(run: Run, config: RunConfig) -> None:
 def _refine(run: Run, config: RunConfig) -> None:
     from simulation import refine
 
-    refine.run(run, config.refine, domain=config.domain, seed=config.seed)
+    with playing(config.engines, *config.refine.models) as models:
+        refine.run(run, config.refine.with_models(models), domain=config.domain, seed=config.seed)
 
 
 def _corpora(run: Run, config: RunConfig) -> None:
@@ -65,7 +71,6 @@ def _corpora(run: Run, config: RunConfig) -> None:
         domain=config.domain,
         seed=config.seed,
         public=config.data.public,
-        public_share=config.data.public_share,
     )
 
 
@@ -101,10 +106,10 @@ def _system(config: RunConfig) -> dict[str, Any]:
     return {**_common(config), "mix": config.mix, "system": config.system.model_dump(mode="json")}
 
 
-def _public(config: RunConfig) -> dict[str, Any]:
-    if config.data.public is None:
-        return {"public": None}
-    return {"public": digest_path(config.data.public), "public_share": config.data.public_share}
+def _data(config: RunConfig) -> dict[str, Any]:
+    """What the files are that the corpora are mixed from."""
+    files = {"public": config.data.public, "hand": config.corpora.dpo.hand}
+    return {name: None if path is None else digest_path(path) for name, path in files.items()}
 
 
 STAGES: tuple[Stage, ...] = (
@@ -112,11 +117,17 @@ STAGES: tuple[Stage, ...] = (
         name="simulate",
         does="the user simulator talks to the teacher's system",
         run=_simulate,
-        settings=lambda c: {**_system(c), "system": c.system.deciding(), "simulate": c.simulate.deciding()},
+        settings=lambda c: {
+            **_system(c),
+            "system": c.system.deciding(),
+            "simulate": c.simulate.deciding(),
+            **engine_inputs(c.engines, c.simulate.teacher, c.simulate.user),
+        },
         needs=(),
         sources=("agentmill", "simulation"),
         owns=("simulate",),
         figures=("simulate",),
+        work="simulate/.work",
     ),
     Stage(
         name="gate",
@@ -137,17 +148,22 @@ STAGES: tuple[Stage, ...] = (
         name="refine",
         does="the judge reads every call and mends what is wrong",
         run=_refine,
-        settings=lambda c: {**_common(c), "refine": c.refine.deciding()},
+        settings=lambda c: {
+            **_common(c),
+            "refine": c.refine.deciding(),
+            **engine_inputs(c.engines, *c.refine.models),
+        },
         needs=("simulate",),
         sources=("agentmill", "simulation"),
         owns=("refine",),
         figures=("refine",),
+        work="refine/.work",
     ),
     Stage(
         name="corpora",
-        does="the refined calls become training rows",
+        does="the traces become corpora: pretraining, tuning, preferences, drafter, calibration, evaluation",
         run=_corpora,
-        settings=lambda c: {**_common(c), **_public(c), "corpora": c.corpora.model_dump(mode="json")},
+        settings=lambda c: {**_common(c), **_data(c), "corpora": c.corpora.model_dump(mode="json")},
         needs=("simulate", "refine"),
         sources=("agentmill", "simulation"),
         owns=("corpora",),
@@ -186,6 +202,7 @@ STAGES: tuple[Stage, ...] = (
             "evaluate": c.evaluate.model_dump(mode="json"),
             "serve": c.serve.model_dump(mode="json", exclude={"port", "sessions_api"}),
             "teacher": c.simulate.model_dump(mode="json").get("teacher"),
+            **engine_inputs(c.engines, c.simulate.teacher),
             "shadow_share": c.gate.shadow_share,
         },
         needs=("simulate", "gate", "sft"),
@@ -200,7 +217,7 @@ STAGES: tuple[Stage, ...] = (
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
         needs=("simulate", "gate", "refine", "corpora", "base", "sft", "evaluate"),
-        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate"),
+        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate", "cluster.view"),
         owns=("report",),
         figures=("report",),
         memory_gib=0.3,

@@ -9,7 +9,8 @@ from agentmill.log import duration
 from agentmill.runs import Figure, Run, RunError
 from cluster.config import RunConfig, config_of
 from cluster.runner import decide, read_attempt, select
-from cluster.stages import STAGES
+from cluster.stages import STAGES, Stage
+from simulation.job import read_state
 
 RESULTS = (
     ("simulate.conversations", "conversations simulated"),
@@ -29,6 +30,8 @@ RESULTS = (
     ("run.seconds", "seconds of all stages"),
 )
 
+WOULD = {"done": "skip", "resume": "go on", "new": "do", "refused": "refuse"}
+
 
 def print_plan(root: Path, config: RunConfig, first: str | None, last: str | None) -> None:
     """Show the resolved configuration and what each stage would do."""
@@ -44,7 +47,7 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
             verdict, reason = "again", f"{', '.join(upstream)} would be done again"
         if verdict != "done":
             again.add(stage.name)
-        table.add_row(stage.name, {"done": "skip", "resume": "go on", "new": "do"}.get(verdict, "do again"), reason)
+        table.add_row(stage.name, WOULD.get(verdict, "do again"), reason)
     console.print_json(data=config.resolved())
     console.print(table)
 
@@ -86,7 +89,7 @@ def print_stages(run: Run) -> None:
             table.add_row(stage.name, state, duration(mark.seconds), decision.reason if state != "done" else "")
         elif attempt is not None:
             state = "running" if _alive(attempt.pid) else "stopped half-way"
-            table.add_row(stage.name, state, duration(attempt.seconds), f"attempt {attempt.attempts}")
+            table.add_row(stage.name, state, duration(attempt.seconds), _how_far(run, stage, attempt.attempts))
         else:
             table.add_row(stage.name, "to do", "", "")
     Console().print(table)
@@ -134,6 +137,15 @@ def shown_interval(figure: Figure) -> str:
     if not figure.unit and 0 <= low <= high <= 1:
         return f"{100 * low:.1f} to {100 * high:.1f} %"
     return f"{low:,.4g} to {high:,.4g}"
+
+
+def _how_far(run: Run, stage: Stage, attempts: int) -> str:
+    """The attempt, and what a stage that does its rows one by one last said of them."""
+    state = read_state(run.root / stage.work) if stage.work else None
+    if state is None:
+        return f"attempt {attempts}"
+    rows = f"{state['done']:,} of {state['total']:,} {state['unit']}, {state['failed']:,} failed"
+    return f"attempt {attempts}: {rows}, {state['per_s']:.3g} a second"
 
 
 def _alive(pid: int) -> bool:

@@ -19,7 +19,7 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from agentmill.config import UserError
 from agentmill.models.chat import ChatReply, ChatRequest, Message, Sampling
 from rayserve.answers import EngineAnswer
-from rayserve.settings import EngineSettings, Speculative
+from rayserve.settings import EngineSettings, ModelEngine, Speculative
 
 MODEL_ID = "student"
 # Of the four backends of vLLM 0.29, guidance is the one whose JSON is compact, as the agents write it, and whose texts
@@ -123,7 +123,7 @@ def _engine_arguments(settings: EngineSettings, on_gpu: bool) -> dict[str, Any]:
     if on_gpu:
         arguments["tensor_parallel_size"] = settings.tensor_parallel
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
-    return arguments
+    return arguments | (settings.vllm if isinstance(settings, ModelEngine) else {})
 
 
 def _drafting(settings: Speculative) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _deployment(settings: EngineSettings) -> dict[str, Any]:
     options["autoscaling_config"] = {
         "min_replicas": settings.replicas,
         "initial_replicas": settings.replicas,
-        "max_replicas": settings.replicas,
+        "max_replicas": settings.max_replicas or settings.replicas,
         "target_ongoing_requests": settings.target_ongoing_requests,
     }
     return options

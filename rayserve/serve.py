@@ -39,7 +39,7 @@ class Served:
 
     def stop(self) -> None:
         """Stop the gateway, the agents and the engine, and Serve itself."""
-        _stop_serve()
+        stop_serve()
 
     def wait(self, poll_s: float = 2.0) -> None:
         """Stay until interrupted.
@@ -69,7 +69,7 @@ def start(
         raise UserError("serving needs Ray; initialise it first (cluster.session.ray_session does)")
     began = time.monotonic()
     port = free_port(settings.port)
-    if _controller() is not None:
+    if serve_controller() is not None:
         raise UserError("Ray Serve is already running in this Ray session; stop what it serves first")
     system = system or TeamSettings()
     check_worlds(system.world, domain)
@@ -81,11 +81,11 @@ def start(
     importing = _importing(settings)
     base_url = f"http://{LOOPBACK}:{port}"
     say("serve", f"starting {_described(settings, folder, on_gpu)}")
-    with _stopped_on_error():
-        _start_serve(settings, port)
+    with stopped_on_error():
+        start_http(port, timeout_s=2 * settings.gateway.turn_timeout_s + 30)  # for the conversation, then the turn
         importing.join()
         _deploy(AppArguments(serve=settings, system=system, domain=domain, model_dir=str(folder or ""), on_gpu=on_gpu))
-        _await_answer(base_url, began + settings.start_timeout_s)
+        await_answer(APP_NAME, base_url, began + settings.start_timeout_s)
     served = Served(base_url, time.monotonic() - began)
     say("serve", f"{base_url}/v1 answers as model {settings.gateway.model_name!r}, up in {duration(served.seconds)}")
     return served
@@ -110,12 +110,12 @@ def _importing(settings: ServeSettings) -> threading.Thread:
             "serve.model.kind=engine needs vLLM, which is not installed; install agentmill[cpu] or agentmill[gpu], "
             "or set serve.model.kind=expert"
         )
-    thread = threading.Thread(target=_import_engine if settings.model.kind == "engine" else _import_serve, daemon=True)
+    thread = threading.Thread(target=import_engine if settings.model.kind == "engine" else _import_serve, daemon=True)
     thread.start()
     return thread
 
 
-def _import_engine() -> None:
+def import_engine() -> None:
     """Import ray.serve.llm and undo what it does to this process's root logger (Ray 2.60: JSON lines from INFO on)."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -128,12 +128,12 @@ def _import_serve() -> None:
     importlib.import_module("rayserve.app")
 
 
-def _start_serve(settings: ServeSettings, port: int) -> None:
+def start_http(port: int, timeout_s: float) -> None:
+    """Start Serve, listening on the loopback interface only; a request may take `timeout_s`."""
     from ray import serve
     from ray.serve.config import HTTPOptions
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; the replicas have their own
-    timeout_s = 2 * settings.gateway.turn_timeout_s + 30  # waiting for the conversation, then the turn
     serve.start(
         http_options=HTTPOptions(host=LOOPBACK, port=port, request_timeout_s=timeout_s), proxy_location="HeadOnly"
     )
@@ -154,26 +154,26 @@ def _deploy(arguments: AppArguments) -> None:
     serve.run_many([target], wait_for_applications_running=False)
 
 
-def _await_answer(base_url: str, deadline: float) -> None:
-    """Poll until /health is good.
+def await_answer(app: str, base_url: str, deadline: float, setting: str = "serve.start_timeout_s") -> None:
+    """Poll until /health of an application is good; `setting` is the one that sets the deadline.
 
     Raises:
         UserError: when a deployment failed or the time is over.
     """
     while not _answers(base_url, timeout_s=10):
-        trouble = _trouble()
+        trouble = _trouble(app)
         if trouble:
             raise UserError(f"the served system did not start: {trouble}; Ray's logs are in {_log_folder()}")
         if time.monotonic() > deadline:
-            raise UserError("the served system did not answer in time; raise serve.start_timeout_s or free the machine")
+            raise UserError(f"the served system did not answer in time; raise {setting} or free the machine")
         time.sleep(POLL_S)
 
 
 def _answers(base_url: str, timeout_s: float) -> bool:
-    address = base_url.removeprefix("http://")
+    address, _, path = base_url.removeprefix("http://").partition("/")
     connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", f"/{path}/health" if path else "/health")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -181,11 +181,11 @@ def _answers(base_url: str, timeout_s: float) -> bool:
         connection.close()
 
 
-def _trouble() -> str:
+def _trouble(app: str) -> str:
     """What Serve says of a deployment that will not come up, or nothing while there is hope."""
     from ray import serve
 
-    application = serve.status().applications.get(APP_NAME)
+    application = serve.status().applications.get(app)
     if application is None or application.status not in ("DEPLOY_FAILED", "UNHEALTHY"):
         return ""
     messages = [d.message for d in application.deployments.values() if d.message] or [application.message]
@@ -209,17 +209,17 @@ def _log_folder() -> Path:
 
 
 @contextmanager
-def _stopped_on_error() -> Iterator[None]:
+def stopped_on_error() -> Iterator[None]:
     done = False
     try:
         yield
         done = True
     finally:
         if not done:
-            _stop_serve()
+            stop_serve()
 
 
-def _stop_serve() -> None:
+def stop_serve() -> None:
     """Stop all of Serve.
 
     `serve.shutdown()` alone waits inside a call to the controller, which ends by killing the controller: Ray then
@@ -228,17 +228,17 @@ def _stop_serve() -> None:
     import ray
     from ray import serve
 
-    controller = _controller()
+    controller = serve_controller()
     if controller is None:
         return
     ray.get(controller.graceful_shutdown.remote(wait=False))
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while _controller() is not None and time.monotonic() < deadline:
+    while serve_controller() is not None and time.monotonic() < deadline:
         time.sleep(POLL_S)
     serve.shutdown()
 
 
-def _controller() -> Any:
+def serve_controller() -> Any:
     """Serve's controller, None where Serve does not run."""
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE

@@ -4,7 +4,7 @@ Imports neither Ray nor vLLM, so that a configuration can be checked anywhere. I
 build an application; what depends on the machine (a busy port, a missing model folder) is checked by `serve.start`.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -79,12 +79,15 @@ class EngineSettings(Strict):
     bind its threads to cores of its own choice, which is best on a machine that does nothing else, and starves where
     another program is busy on those cores.
     Requests beyond `max_ongoing_requests` in a replica wait, beyond `max_queued_requests` at a caller are refused.
+    With `max_replicas` there are `replicas` at least, and up to so many while each has more than
+    `target_ongoing_requests` in work.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     accelerator_type: str | None = None
     tensor_parallel: int = Field(1, ge=1)
     replicas: int = Field(1, ge=1)
+    max_replicas: int | None = Field(None, ge=1)
     enforce_eager: bool = True
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(2048, ge=128)
@@ -107,7 +110,28 @@ class EngineSettings(Strict):
                 f"target_ongoing_requests={self.target_ongoing_requests} is above max_ongoing_requests="
                 f"{self.max_ongoing_requests}, so that it is never reached; lower the target or raise the maximum"
             )
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas={self.max_replicas} is below replicas={self.replicas}, which are there from the start; "
+                "raise it or leave it out"
+            )
         return self
+
+
+class ModelEngine(EngineSettings):
+    """A vLLM engine that a run starts for its own models: `model` is a folder, or a name that vLLM finds.
+
+    `vllm` holds further arguments of vLLM's engine by their own names, for example `quantization: fp8`.
+    """
+
+    model: str = Field(min_length=1)
+    vllm: dict[str, Any] = {}
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """What of the settings decides the answers; how many replicas there are and where they run does not."""
+        names = {"model", "dtype", "max_model_len", "tensor_parallel", "speculative", "vllm"}
+        return self.model_dump(mode="json", include=names)
 
 
 class AgentSettings(Strict):

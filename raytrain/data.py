@@ -115,7 +115,7 @@ def tokenise(file: Path, tokenizer: Any, max_length: int, overflow: Overflow) ->
         CorpusError: when the file lacks a column or a usable row, when the template does not keep the prompt as a
             prefix or ends without the end-of-sequence token, or when a row is over the limit and `overflow` is error.
     """
-    rows = [row for part in _batches(file) for row in _tokenise_part(part, tokenizer, file)]
+    rows = [row for part in _batches(file) for row in tokenise_rows(part, tokenizer, file)]
     lengths = np.array([len(tokens) for tokens, _, _ in rows], dtype=np.int64)
     kept = [row for row in rows if len(row[0]) <= max_length]
     over: dict[str, int] = {}
@@ -155,7 +155,12 @@ def _batches(file: Path) -> Iterator[list[dict[str, Any]]]:
         yield batch.to_pylist()
 
 
-def _tokenise_part(rows: list[dict[str, Any]], tokenizer: Any, file: Path) -> Iterator[tuple[Int32, int, str]]:
+def tokenise_rows(rows: list[dict[str, Any]], tokenizer: Any, file: Path) -> Iterator[tuple[Int32, int, str]]:
+    """The tokens of each row, where in them the completion begins, and whose output it is; `file` names the corpus.
+
+    Raises:
+        CorpusError: when the chat template does not keep the prompt as a prefix, or ends without an end of sequence.
+    """
     prompts = tokenizer.apply_chat_template([r["prompt"] for r in rows], tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template([r["prompt"] + r["completion"] for r in rows], tokenize=False)
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]

@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from agentmill.config import UserError
 from agentmill.domains.base import Assessment, Domain, Goal, Json, Scenario
@@ -27,6 +28,7 @@ UNREACHABLE = "unreachable"
 SAME_AT_MOST = 3  # an utterance of some length that comes a fourth time is a loop
 _LONG = 4  # words; "Yes, please." may come as often as there are proposals
 _SHORT_AT_MOST = 8
+_LATELY = 4  # turns
 _STUCK = 3  # an assistant that says the same so often has failed
 _ECHO = 8  # words in a row
 
@@ -45,6 +47,10 @@ _DEED = re.compile(
     re.I,
 )
 _CALL = re.compile(r"\b([a-z]+_[a-z_]+)\s*\(")
+_IDIOMS = re.compile(  # choices such as a condition are words that people use all the time
+    r"\b(?:fair enough|all good|ok(?:ay)?,? good|good,? now|good (?:deal|morning|day|evening|afternoon|idea|one|to))\b",
+    re.I,
+)
 _WORDS = re.compile(r"\w+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
@@ -64,7 +70,7 @@ def user_errors(
     replies = ["", *(turn.reply for turn in played.turns)]
     found = {
         "left_early": played.status == "exit" and _left_early(domain, scenario, played.turns, assessment, world),
-        "contradicted": _contradicted(domain, scenario, said, replies),
+        "contradicted": any(True for _ in contradictions(domain, scenario, said, replies)),
         "answered_for_assistant": any(
             _speaks_for_assistant(domain, *pair) for pair in zip(said, replies, strict=False)
         ),
@@ -87,43 +93,52 @@ def unmet(domain: Domain, scenario: Scenario, world: Json) -> list[Goal]:
 def _left_early(domain: Domain, scenario: Scenario, turns: Sequence[Turn], assessment: Assessment, world: Json) -> bool:
     """Whether the customer left something undone that was still to be had.
 
-    The assistant is to blame where it ended in a safe reply, said the same three times, or took an utterance for
-    another wish than it was; it has refused where the last word on a goal that was asked for is neither a question nor
-    a proposal.
+    The assistant is to blame where it ended in a safe reply, said the same three times, or did not hear at the end what
+    it was told. For each goal see `_still_to_be_had`.
     """
     left = [] if assessment.success else unmet(domain, scenario, world)
-    if not left:
+    if not left or any(turn.status == "safe_reply" for turn in turns) or _stuck(turns):
         return False
-    if any(turn.status == "safe_reply" for turn in turns) or _stuck(turns):
-        return False
-    asked = _asked_for(domain, turns)
-    return any(_still_to_be_had(goal, turns, asked) for goal in left)
+    readings = _readings(domain, turns)
+    return not _unheard(left, readings) and any(_still_to_be_had(goal, turns, readings) for goal in left)
 
 
-def _still_to_be_had(goal: Goal, turns: Sequence[Turn], asked: Sequence[frozenset[str]]) -> bool:
+def _still_to_be_had(goal: Goal, turns: Sequence[Turn], readings: Sequence[Json]) -> bool:
+    """Whether a goal that is not met was not asked for, or the last word on it was a question that was left unanswered.
+
+    It was not where the assistant took the wish for another one, or has refused.
+    """
     wanted = {goal.intent, *goal.also}
-    about = [number for number, requests in enumerate(asked) if requests & wanted]
+    about = [number for number, heard in enumerate(readings) if {heard["intent"], *heard.get("also", ())} & wanted]
     if not about:
-        return True  # it was never asked for
-    misheard = any(set(turns[number].intent.split("+")).isdisjoint(wanted) for number in about)
-    return not misheard and turns[-1].reply.rstrip().endswith("?") and about[-1] == len(turns) - 1
+        return True
+    if any(set(turns[number].intent.split("+")).isdisjoint(wanted) for number in about):
+        return False
+    return about[-1] == len(turns) - 1 and turns[-1].reply.rstrip().endswith("?")
 
 
-def _asked_for(domain: Domain, turns: Sequence[Turn]) -> list[frozenset[str]]:
-    """The requests of each utterance: by the pack's reading where it has one, else as the assistant understood it."""
+def _unheard(left: Sequence[Goal], readings: Sequence[Json]) -> bool:
+    """Whether the customer has lately had to say again what they want: the same value of a goal that is left undone."""
+    told = Counter((name, str(value)) for heard in readings[-_LATELY:] for name, value in heard["entities"].items())
+    return any(times > 1 and any(_wanted(goal, *pair) for goal in left) for pair, times in told.items())
+
+
+def _wanted(goal: Goal, name: str, text: str) -> bool:
+    return any(str(goal.slots.get(f"{kind}{name}")) == text for kind in ("", "else_", "mind_"))
+
+
+def _readings(domain: Domain, turns: Sequence[Turn]) -> list[Json]:
+    """What each utterance says: by the pack's reading where it has one, else what the assistant took as its intent."""
     if domain.heard is None:
-        return [frozenset(turn.intent.split("+")) for turn in turns]
-    return [frozenset((heard["intent"], *heard.get("also", ()))) for heard in _readings(domain, turns)]
-
-
-def _readings(domain: Domain, turns: Sequence[Turn]) -> Iterator[Json]:
-    assert domain.heard is not None
+        return [{"intent": turn.intent, "also": turn.intent.split("+"), "entities": {}} for turn in turns]
+    readings: list[Json] = []
     before: tuple[str, ...] = ()
     reply = ""
     for turn in turns:
-        heard = domain.heard(turn.utterance, before, reply)
+        heard = domain.heard(_IDIOMS.sub(" ", turn.utterance), before, reply)
         before, reply = (heard["intent"], *heard.get("also", ())), turn.reply
-        yield heard
+        readings.append(heard)
+    return readings
 
 
 def _stuck(turns: Sequence[Turn]) -> bool:
@@ -132,16 +147,21 @@ def _stuck(turns: Sequence[Turn]) -> bool:
     return max(replies.values(), default=0) >= _STUCK
 
 
-def _contradicted(domain: Domain, scenario: Scenario, said: Sequence[str], replies: Sequence[str]) -> bool:
-    """Whether a verbatim value or a choice was stated that the customer cannot know of."""
+def contradictions(
+    domain: Domain, scenario: Scenario, said: Sequence[str], replies: Sequence[str]
+) -> Iterator[tuple[int, str, Any]]:
+    """The verbatim values and choices that were stated and that the customer cannot know of: (turn, entity, value).
+
+    `replies` begin with the "" before the first utterance. A pack that cannot read an utterance finds none.
+    """
     if domain.heard is None:
-        return False
+        return
     known = {_plain(str(value)) for value in _values([goal.slots for goal in scenario.goals])}
     known |= {_plain(str(value)) for value in _values([scenario.profile, scenario.limits])}
     own = _plain(scenario.topic)
     before: tuple[str, ...] = ()
     for number, utterance in enumerate(said):
-        heard = domain.heard(utterance, before, replies[number])
+        heard = domain.heard(_IDIOMS.sub(" ", utterance), before, replies[number])
         before = (heard["intent"], *heard.get("also", ()))
         told = _plain(" ".join(replies[: number + 1]))
         for name, value in heard["entities"].items():
@@ -150,8 +170,7 @@ def _contradicted(domain: Domain, scenario: Scenario, said: Sequence[str], repli
                 continue
             text = _plain(str(value))
             if text not in known and not _within(text, told) and not _within(text, own):
-                return True
-    return False
+                yield number, name, value
 
 
 def _values(value: object) -> Iterator[object]:
@@ -214,10 +233,10 @@ def recorded_errors(run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def require_faithful(run: Run, limit: float) -> None:
-    """The gate in front of the corpora: the simulator's error rate must not be above `limit` for sure.
+    """The gate in front of the judge and the corpora: the simulator's error rate must not be above `limit` for sure.
 
-    For sure means that the lower end of the rate's 95 % interval is above it; so a small run is not stopped by chance.
-    Conversations with errors are left out of the corpora in any case.
+    For sure means that the lower end of the rate's 95 % interval is above it, so that a small run is not stopped by
+    chance; unreachable goals count by themselves. Conversations with errors are left out of the corpora in any case.
 
     Raises:
         UnfaithfulSimulator: when it is.
@@ -225,13 +244,19 @@ def require_faithful(run: Run, limit: float) -> None:
     errors = list(map(bool, recorded_errors(run)))
     bad, total = sum(errors), len(errors)
     low, high = wilson(bad, total)
+    shares = {name.rpartition(".")[2]: figure for name, figure in run.figures("simulate.user_errors").items()}
+    never = shares.get(UNREACHABLE)
+    if never is not None and never.interval is not None and never.interval[0] > limit:
+        raise UnfaithfulSimulator(
+            f"refine: {float(never.value):.1%} of the conversations have goals that cannot be reached, above "
+            f"refine.max_user_errors={limit:g}; nothing was judged or built. Mend the pack's scenarios, simulate again"
+        )
     if low <= limit:
         return
-    shares = {name: figure for name, figure in run.figures("simulate.user_errors").items() if name.count(".") == 2}
-    worst = max(shares, key=lambda name: float(shares[name].value), default="").rpartition(".")[2] or "unknown"
+    worst = max(CODES, key=lambda code: float(shares[code].value) if code in shares else 0.0)
     raise UnfaithfulSimulator(
-        f"corpora: the user simulator made errors of its own in {bad} of {total} conversations ({bad / total:.1%}, "
-        f"95 % interval {low:.1%} to {high:.1%}), above max_user_errors={limit:g}, mostly {worst}; nothing was built. "
-        f"Look at them with `agentmill figures {run.name} simulate.user_errors`, mend the simulator (its model or its "
-        "prompt) and simulate again, or raise corpora.max_user_errors"
+        f"refine: the user simulator made errors of its own in {bad} of {total} conversations ({bad / total:.1%}, "
+        f"95 % interval {low:.1%} to {high:.1%}), above refine.max_user_errors={limit:g}, mostly {worst}; nothing was "
+        f"judged or built. See `agentmill figures {run.name} simulate.user_errors`, mend the simulator (its model or "
+        "its prompt) and simulate again, or raise refine.max_user_errors"
     )

@@ -13,107 +13,35 @@ Ray Data's own checkpoint was left for this: it starts further actors to skip wh
 cores, Ray 2.60), writes in tasks of their own, and at a kill loses blocks that were finished and not yet written.
 """
 
-import asyncio
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field, model_validator
 
-from agentmill.config import Strict, UserError
+from agentmill.config import UserError
 from agentmill.log import Progress, duration, progress, say
 from agentmill.runs import atomic_write_text, digest_json
 from simulation.index import finished_ids
-from simulation.memory import MemoryWatch, worker_peaks
+from simulation.memory import worker_peaks
 from simulation.tables import write_table
+from simulation.work import Job, Pool, errors_in, output_files
+from simulation.worker import Worker
 
 _OTHER_CPUS = 1  # for reading the rows; each one more is another worker process to start
 _READ_ROWS = 1024  # about so many rows are one file of an attempt, and read by one task
 _STATE_EVERY_S = 2.0
 
 
-class JobStopped(Exception):
-    """Raised in a worker when the job is to end early."""
-
-
 class JobFailed(UserError):
     """More rows failed than the configuration allows. The next run does the failed ones again and keeps the others."""
-
-
-class ActorRange(Strict):
-    """An actor pool that grows from `min` to `max` workers while rows wait and the cluster has room, and shrinks."""
-
-    min: int = Field(1, ge=1)
-    max: int = Field(1, ge=1)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "ActorRange":
-        if self.max < self.min:
-            raise ValueError(f"max={self.max} is less than min={self.min}; a pool grows from min to max")
-        return self
-
-
-@dataclass(frozen=True)
-class Pool:
-    """How many actors, and how many rows each has in flight: `calls` blocks of at most `block_rows` rows."""
-
-    actors: int | ActorRange
-    block_rows: int
-    calls: int
-
-    @property
-    def most(self) -> int:
-        """The largest number of actors."""
-        return self.actors if isinstance(self.actors, int) else self.actors.max
-
-    @property
-    def least(self) -> int:
-        return self.actors if isinstance(self.actors, int) else self.actors.min
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to run. `errors` says of an output table with `columns` which of its rows failed, as a list of messages.
-
-    Where a row stands for several `unit`s, its column `weight` says for how many; `errors` gives a message for each.
-    """
-
-    label: str
-    unit: str
-    rows: Path
-    work: Path
-    id_column: str
-    max_error_share: float
-    errors: Callable[[pa.Table], list[str]]
-    columns: tuple[str, ...]
-    weight: str = ""
-
-    @property
-    def out(self) -> Path:
-        return self.work / "out"
-
-    @property
-    def stop(self) -> Path:
-        return self.work / "stop"
-
-    @property
-    def total(self) -> int:
-        return self.units(self.rows)
-
-    def units(self, path: Path) -> int:
-        """How many units the rows of a file stand for."""
-        if not self.weight:
-            return int(pq.read_metadata(path).num_rows)
-        return int(pc.sum(pq.read_table(path, columns=[self.weight])[self.weight]).as_py() or 0)
 
 
 @dataclass(frozen=True)
@@ -151,70 +79,10 @@ def run_job(job: Job, actor: type, arguments: Mapping[str, Any], pool: Pool, *, 
     return Done(watch.done, len(watch.errors), max(worker_peaks(job.work).values(), default=0.0))
 
 
-def give_up(stop: str, reason: str) -> NoReturn:
-    """End the whole job from within a worker, because going on makes no sense now; the driver tells `reason`.
-
-    Raises:
-        JobStopped: always.
-    """
-    atomic_write_text(stop, reason)
-    raise JobStopped(reason)
-
-
-def heed(stop: str) -> None:
-    """End a worker's call when the job was told to stop.
-
-    Raises:
-        JobStopped: when it was.
-    """
-    if os.path.exists(stop):
-        raise JobStopped(stop)
-
-
-def output_files(job: Job) -> list[Path]:
-    """The output files, by name."""
-    return sorted(path for path in job.out.glob("*.parquet"))
-
-
 def read_state(work: Path) -> dict[str, Any] | None:
     """How far the job in `work` was when its driver last wrote it down: done, total, unit, failed, per_s."""
     file = work / "state.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-class Worker:
-    """What runs in each worker process: the job's actor, whose finished blocks it writes."""
-
-    def __init__(
-        self, job: Job, actor: type, arguments: Mapping[str, Any], *, batches: bool, sample_every_s: float = 2.0
-    ) -> None:
-        self.job, self.batches = job, batches
-        self.memory = MemoryWatch(job.work, sample_every_s)
-        self.actor = actor(**arguments, stop=str(job.stop))
-
-    async def __call__(self, block: pa.Table) -> pa.Table:
-        """Do one block and write it, if it is not there; gives back how many units it has and the errors in it."""
-        heed(str(self.job.stop))
-        ids = block[self.job.id_column].to_pylist()
-        path = self.job.out / f"{digest_json(ids)}.parquet"
-        if ids and not path.is_file():
-            done = await self._done(block)
-            if done.num_rows != len(ids):
-                raise AssertionError(f"{self.job.label}: {done.num_rows} rows came back of {len(ids)}")
-            write_table(done, path)
-        self.memory.note()
-        errors = _errors_in(self.job, path) if ids else []
-        units = self.job.units(path) if ids else 0
-        return pa.table({"rows": pa.array([units], pa.int64()), "errors": pa.array([errors], pa.list_(pa.string()))})
-
-    async def _done(self, block: pa.Table) -> pa.Table:
-        if self.batches:
-            return await self.actor(block)
-        return pa.Table.from_pylist(await asyncio.gather(*map(self.actor, block.to_pylist())))
-
-
-def _errors_in(job: Job, path: Path) -> list[str]:
-    return job.errors(pq.read_table(path, columns=list(job.columns)))
 
 
 def _new_attempt(job: Job, pool: Pool) -> Path:
@@ -309,7 +177,7 @@ def _forget_failed(job: Job) -> int:
     """Remove the rows that failed from the output; returns how many units those are."""
     before = sum(map(job.units, output_files(job)))
     for path in output_files(job):
-        if _errors_in(job, path):
+        if errors_in(job, path):
             rows = pq.read_table(path)
             kept = rows.filter(pa.array([not job.errors(rows.slice(i, 1)) for i in range(rows.num_rows)]))
             if kept.num_rows:  # under another name: the block that they were in must not be taken for done
@@ -326,10 +194,10 @@ class _Watch:
         self.done = 0
         self.errors: list[str] = []
         self._bar: Progress | None = None
-        self._began, self._written = time.monotonic(), 0.0
+        self._began, self._written = 0.0, 0.0
         for path in output_files(job):
             self.done += job.units(path)
-            self.errors.extend(_errors_in(job, path))
+            self.errors.extend(errors_in(job, path))
         self._before = self.done
         self._stop_at_too_many()
 
@@ -340,15 +208,17 @@ class _Watch:
 
     def add(self, block: pa.Table) -> None:
         """Count finished blocks, as the workers tell them."""
-        new = int(pc.sum(block["rows"]).as_py() or 0)
+        new, now = int(pc.sum(block["rows"]).as_py() or 0), time.monotonic()
         self.done += new
         self.errors += [error for errors in block["errors"].to_pylist() for error in errors]
-        rate = (self.done - self._before) / max(1e-3, time.monotonic() - self._began)
+        if not self._began:  # the rate is that of workers that have started
+            self._began, self._before = now, self.done
+        rate = (self.done - self._before) / max(now - self._began, 1e-3)
         if self._bar is not None:
-            left = duration((self.job.total - self.done) / max(rate, 1e-9))
-            self._bar.advance(new, per_s=rate, left=left, errors=len(self.errors))
-        if time.monotonic() - self._written > _STATE_EVERY_S:
-            self._written = time.monotonic()
+            left = {"left": duration((self.job.total - self.done) / rate)} if rate else {}
+            self._bar.advance(new, per_s=rate, **left, errors=len(self.errors))
+        if now - self._written > _STATE_EVERY_S:
+            self._written = now
             state = {"done": self.done, "total": self.job.total, "unit": self.job.unit, "failed": len(self.errors)}
             atomic_write_text(self.job.work / "state.json", json.dumps({**state, "per_s": round(rate, 2)}))
         self._stop_at_too_many()

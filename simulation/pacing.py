@@ -9,18 +9,20 @@ none; waiting for a place is not the model's time, so that a call's time-out beg
 
 import asyncio
 import json
+import math
 import shutil
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from agentmill.domains.base import Domain
 from agentmill.models.chat import ChatModel, ChatReply, ChatRequest, ModelError, ReportsLoad
-from agentmill.runs import Run, atomic_write_text
-from simulation.flow import Crowd, Flow, FlowReport
-from simulation.models import ModelSettings, build_model
+from agentmill.runs import Run
+from simulation.flow import CROWD, Crowd, Flow, FlowReport
+from simulation.models import ModelSettings, build_model, closing
 
 _FOLDER = "flows"
 _REPORT_EVERY_S = 1.0
@@ -64,6 +66,7 @@ class Flows:
         self._report = _folder(Path(stop).parent) / f"{uuid.uuid4().hex}.json"
         self._written = 0.0
         self._crowd: Crowd | None = None
+        self._models: list[ChatModel] = []
 
     def paced(self, role: str, settings: ModelSettings, domain: Domain, timeout_s: float | None = None) -> ChatModel:
         """The model of `settings`, its calls limited; the figures are named after `role`."""
@@ -71,6 +74,7 @@ class Flows:
         model = build_model(settings, domain)
         if settings.kind == "expert":
             return model
+        self._models.append(model)
         flow = self._by_server.setdefault(settings.server, Flow(self.maximum))
         self._by_role[role] = flow
         return Paced(model, flow, timeout_s)
@@ -82,6 +86,16 @@ class Flows:
             self._crowd = Crowd(self._by_server.values())
         return self._crowd
 
+    @property
+    def calls(self) -> int:
+        """How many calls were answered."""
+        return sum(flow.calls for flow in self._by_server.values())
+
+    async def close(self) -> None:
+        """Close the models' connections."""
+        async with closing(*self._models):
+            self._models = []
+
     def note(self) -> None:
         """Write down where the flows stand, at most once a second."""
         now = time.monotonic()
@@ -89,7 +103,21 @@ class Flows:
             self._written = now
             self._report.parent.mkdir(parents=True, exist_ok=True)
             reports = {role: asdict(flow.report()) for role, flow in self._by_role.items()}
-            atomic_write_text(self._report, json.dumps(reports))
+            half = self._report.with_suffix(".part")
+            half.write_text(json.dumps(reports), encoding="utf-8")  # not worth waiting for the disk, as all calls would
+            half.replace(self._report)
+
+
+def blocks_at_once(models: Iterable[ModelSettings], in_flight: int, block_rows: int) -> int:
+    """How many blocks of conversations an actor needs at once to keep `in_flight` calls under way at each server.
+
+    A conversation is busy elsewhere some of the time, and the last ones of a block leave its other places empty: the
+    crowd's room, and a block for each eight of them. Experts have no limit, and `in_flight` conversations.
+    """
+    servers = {model.server for model in models if model.kind != "expert"}
+    conversations = math.ceil(CROWD * in_flight * len(servers)) if servers else in_flight
+    blocks = max(1, conversations // block_rows)
+    return blocks + math.ceil(blocks / 8) if servers else blocks
 
 
 def forget_flows(work: Path) -> None:
@@ -98,7 +126,7 @@ def forget_flows(work: Path) -> None:
 
 
 def record_flows(run: Run, stage: str, work: Path) -> None:
-    """Record `<stage>.in_flight.<role>.*` over all actors: the limits' sum at the end, the highest, and what cut them."""
+    """Record `<stage>.in_flight.<role>.*` over all actors: final limits, the highest one, what cut them."""
     for role, reports in _read(work).items():
         name = f"{stage}.in_flight.{role}"
         run.record(f"{name}.final", sum(one.limit for one in reports), n=len(reports), unit="calls")

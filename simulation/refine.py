@@ -24,12 +24,16 @@ from agentmill.domains.base import Domain, load_domain
 from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation import agreement
+from simulation.chunks import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups
 from simulation.claim import claim
-from simulation.job import Job, Pool, output_files, run_job
+from simulation.fidelity import require_faithful
+from simulation.job import run_job
 from simulation.judge import TRAINABLE
-from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
+from simulation.judging import Refiner, RefineSettings, unpacked
 from simulation.models import build_model
+from simulation.pacing import forget_flows, record_flows
 from simulation.tables import REFINED_SCHEMA, part_files, write_table
+from simulation.work import Job, Pool, output_files
 
 _CHUNK_SCHEMA = pa.schema(
     [("chunk", pa.string()), ("part", pa.string()), *((n, pa.int64()) for n in ("group", "offset", "count", "calls"))]
@@ -53,10 +57,12 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     """Refine, or go on where an earlier attempt stopped; records `refine.*`.
 
     Raises:
+        UnfaithfulSimulator: when the simulator made more errors of its own than `max_user_errors` allows.
         OtherWork: when an earlier attempt of another configuration left unfinished work.
         JobFailed: when the judge failed on more calls than `max_error_share` allows, or was away for too long.
     """
     began = time.monotonic()
+    require_faithful(run, settings.max_user_errors)
     pack = load_domain(domain)
     for model in (settings.judge, *([settings.second_look.model] if settings.second_look else ())):
         build_model(model, pack)  # a missing key or expert is told here, before workers start
@@ -77,11 +83,14 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
         "folder": str(run.path("simulate")),
         "work": str(work),
     }
+    forget_flows(work)
     done = run_job(job, Refiner, arguments, Pool(settings.actors, 1, settings.in_flight // CHUNK + 2))
+    record_flows(run, "refine", work)
     tally = _write_all(run, job)
     gold = agreement.judge_gold(run, settings, pack, seed)
-    shutil.rmtree(work)
     _record(run, tally, time.monotonic() - began)
+    record_flows(run, "refine", work)
+    shutil.rmtree(work)
     run.record("refine.worker_peak_mib", done.worker_peak_mib, unit="MiB")
     agreement.record(run, gold, list(tally.second.values()), pack)
 

@@ -21,10 +21,11 @@ from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Conversation
 from simulation.conversation import Played, play
 from simulation.fidelity import user_errors
-from simulation.job import heed
-from simulation.models import ModelSettings, build_model
+from simulation.models import ModelSettings
+from simulation.pacing import Flows
 from simulation.rolled import Rolled, pack
 from simulation.tables import compact
+from simulation.worker import heed
 
 SANDBOX_PROCESSES = 1
 
@@ -105,13 +106,16 @@ class Rollout:
         user: ModelSettings,
         seed: int,
         timeout_s: float,
+        in_flight: int,
         stop: str,
     ) -> None:
         self.domain = load_domain(domain)
-        self.system = system
-        self.teacher = build_model(teacher, self.domain)
+        self.flows = Flows(in_flight, stop)
+        self.teacher = self.flows.paced("teacher", teacher, self.domain, system.call_timeout_s)
         self.user_settings = user
-        self.user = build_model(user, self.domain)
+        self.user = self.flows.paced("user", user, self.domain)
+        # the paced teacher keeps the time of a call itself, from when the call has its place
+        self.system = system.model_copy(update={"call_timeout_s": timeout_s})
         self.seed = seed
         self.timeout_s = timeout_s
         self.stop = stop
@@ -125,20 +129,30 @@ class Rollout:
         return pack(await asyncio.gather(*(self._played(team, sid, text) for sid, text in rows)))
 
     async def _played(self, team: Team, sid: str, scenario_json: str) -> Rolled:
-        heed(self.stop)
         scenario = Scenario.model_validate_json(scenario_json)
-        began = time.perf_counter()
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await converse(team, self.user, scenario, sid=sid, seed=self.seed, speaker=self.user_settings)
-        except TimeoutError:
-            error = f"not finished within conversation_timeout_s={self.timeout_s:g}"
-            return stopped(scenario, sid, error, time.perf_counter() - began)
+        async with self.flows.crowd.conversation():
+            heed(self.stop)
+            self.flows.note()
+            began = time.perf_counter()
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    return await converse(
+                        team, self.user, scenario, sid=sid, seed=self.seed, speaker=self.user_settings
+                    )
+            except TimeoutError:
+                error = f"not finished within conversation_timeout_s={self.timeout_s:g}"
+                return stopped(scenario, sid, error, time.perf_counter() - began)
 
     async def _opened(self) -> Team:
         """The team, whose sandbox lives on the event loop of the calls and ends with this process."""
         async with self._opening:
             if self._team is None:
-                sandbox = await Sandbox(SANDBOX_PROCESSES).__aenter__()
-                self._team = Team.local(self.domain, self.teacher, sandbox, self.system)
+                self._sandbox = await Sandbox(SANDBOX_PROCESSES).__aenter__()
+                self._team = Team.local(self.domain, self.teacher, self._sandbox, self.system)
             return self._team
+
+    async def close(self) -> None:
+        """Close the sandbox and the connections; a worker need not, they end with its process."""
+        if self._team is not None:
+            await self._sandbox.__aexit__(None, None, None)
+        await self.flows.close()

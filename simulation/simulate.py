@@ -25,16 +25,19 @@ from agentmill.config import Strict
 from agentmill.domains.base import ALL, load_domain
 from agentmill.log import duration, progress, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
+from simulation import fidelity, reachable
 from simulation.claim import claim
 from simulation.diversity import record_coverage
 from simulation.index import Index, read_rows
-from simulation.job import ActorRange, Job, Pool, run_job
+from simulation.job import run_job
 from simulation.models import ModelSettings, build_model
+from simulation.pacing import blocks_at_once, forget_flows, record_flows
 from simulation.parallel import in_parallel
 from simulation.rolled import unpack
 from simulation.rollout import Rollout
 from simulation.scenarios import draw_scenarios, made_with, read_sids, write_scenarios
 from simulation.tables import iter_parts, read_folder, write_table
+from simulation.work import ActorRange, Job, Pool
 
 FOLDERS = ("conversations", "timings", "turns", "calls")  # calls are moved into place first, conversations last
 PART = 256  # conversations in one file of each folder, and in memory at a time
@@ -43,13 +46,15 @@ PART = 256  # conversations in one file of each folder, and in memory at a time
 class SimulateSettings(Strict):
     """How many conversations, who plays in them, and how many at a time.
 
-    `in_flight` conversations run at once in each of `actors` processes: a number, or a range (`{min: 2, max: 16}`)
-    within which the pool grows and shrinks. `block_rows` of them make one output file, which is what a killed run
-    loses at most per block in flight.
+    There are `actors` processes: a number, or a range (`{min: 2, max: 16}`) within which the pool grows and shrinks.
+    Each has at most `in_flight` calls under way at each model, fewer where the model's server has no use for more, and
+    as many conversations open as that takes; with the expert alone, `in_flight` conversations. `block_rows` of them
+    make one output file, which is what a killed run loses at most per block in flight. `replay_failed` failed
+    conversations are played again without errors, to see whether their goals can be reached at all.
     """
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        {"actors", "in_flight", "block_rows", "conversation_timeout_s", "max_error_share"}
+        {"actors", "in_flight", "block_rows", "conversation_timeout_s", "max_error_share", "replay_failed"}
     )
     conversations: int = Field(1200, ge=2)
     heldout_share: float = Field(0.1, gt=0.0, lt=1.0)
@@ -60,6 +65,7 @@ class SimulateSettings(Strict):
     block_rows: int = Field(16, ge=1)
     conversation_timeout_s: float = Field(900.0, gt=0.0)
     max_error_share: float = Field(0.02, ge=0.0, le=1.0)
+    replay_failed: int = Field(50, ge=0)
 
 
 def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettings, seed: int, mix: str = ALL) -> None:
@@ -88,15 +94,22 @@ def run(run: Run, settings: SimulateSettings, *, domain: str, system: TeamSettin
             "user": settings.user,
             "seed": seed,
             "timeout_s": settings.conversation_timeout_s,
+            "in_flight": settings.in_flight,
         }
-        pool = Pool(settings.actors, settings.block_rows, max(1, settings.in_flight // settings.block_rows))
+        models = (settings.teacher, settings.user)
+        at_once = blocks_at_once(models, settings.in_flight, settings.block_rows)
+        pool = Pool(settings.actors, settings.block_rows, at_once)
+        forget_flows(work)
         done = run_job(job, Rollout, arguments, pool, batches=True)
+        record_flows(run, "simulate", work)
         _compact(run, job, pool.most)
         run.record("simulate.seconds", round(time.monotonic() - began, 3), unit="s")
         run.record("simulate.worker_peak_mib", done.worker_peak_mib, unit="MiB")
     shutil.rmtree(work, ignore_errors=True)
     _record(run, time.monotonic() - began)
     record_coverage(run, pack)
+    fidelity.record(run)
+    reachable.record(run, pack, system, sample=settings.replay_failed, seed=seed)
 
 
 def _errors(table: pa.Table) -> list[str]:

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from agentmill.domains.base import Scenario
 from agentmill.records import (
     CALL_SCHEMA,
     CONVERSATION_SCHEMA,
@@ -49,15 +48,6 @@ REFINED_SCHEMA = pa.schema(
                 "second_verdict",
             )
         ),
-    ],
-    metadata=CALL_SCHEMA.metadata,
-)
-_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-SFT_SCHEMA = pa.schema(
-    [
-        ("prompt", pa.list_(_MESSAGE)),
-        ("completion", pa.list_(_MESSAGE)),
-        *[(name, pa.string()) for name in ("agent", "call_id", "sid", "source")],
     ],
     metadata=CALL_SCHEMA.metadata,
 )
@@ -164,13 +154,6 @@ def column_by_sid(folder: Path, column: str) -> dict[str, Any]:
     return dict(zip(table["sid"].to_pylist(), table[column].to_pylist(), strict=True))
 
 
-def scenarios_by_sid(folder: Path) -> dict[str, Scenario]:
-    """The scenario of every conversation in `simulate/conversations`."""
-    table = read_folder(folder, ["sid", "scenario_json"])
-    pairs = zip(table["sid"].to_pylist(), table["scenario_json"].to_pylist(), strict=True)
-    return {sid: Scenario.model_validate_json(text) for sid, text in pairs}
-
-
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file that this project wrote.
 
@@ -180,12 +163,21 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise RunError(f"{path}: there is no such file; run the stage that makes it first")
     table = pq.read_table(path, columns=columns)
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    require_version(path, table.schema)
+    return table
+
+
+def require_version(path: Path, schema: pa.Schema) -> None:
+    """Refuse a file of another schema version.
+
+    Raises:
+        RunError: when it is of another one.
+    """
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != SCHEMA_VERSION:
         raise RunError(
             f"{path}: schema version {version}, this agentmill reads {SCHEMA_VERSION}; run the stage again with it"
         )
-    return table
 
 
 def part_files(folder: Path) -> list[Path]:

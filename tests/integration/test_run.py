@@ -1,47 +1,56 @@
-"""The command `agentmill run` on real stages: killed with its whole process group, it goes on; done, it skips."""
+"""The command `agentmill run` on real stages: its worker and its driver are killed, it goes on; done, it skips."""
 
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pytest
 
 from agentmill.runs import Run
+from benchmarks.chaos import differences, finished_rows, kill_worker, wait_until
+from cluster.config import read_config
+from simulation import simulate
 
 ROOT = Path(__file__).parents[2]
 CONVERSATIONS = 24
+SETTINGS = (
+    f"simulate.conversations={CONVERSATIONS}", "simulate.block_rows=2", "simulate.in_flight=4", "simulate.actors=1",
+)  # fmt: skip
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cluster", "run", str(ROOT / "configs" / "local.yaml"), "--name", "killed"]
-    command += ["--until", "corpora", "--set", f"simulate.conversations={CONVERSATIONS}"]
-    command += ["--set", "simulate.block_rows=2", "--set", "simulate.in_flight=4", "--set", "simulate.actors=1"]
+    command += ["--until", "corpora", *(part for one in SETTINGS for part in ("--set", one))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"}
     return subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def wait_for_some_work(run: Path, process: subprocess.Popen[str]) -> None:
-    """Until the simulation has written its first conversations."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        if list((run / "simulate").rglob("*.parquet")) and len(list((run / "simulate").rglob("*.parquet"))) > 2:
-            return
-        time.sleep(0.2)
-    raise AssertionError(process.stderr.read() if process.stderr and process.poll() is not None else "no work in time")
+@pytest.fixture
+def undisturbed(ray_local: None, tmp_path: Path) -> Path:
+    """The folder of the same simulation, left alone."""
+    config = read_config(ROOT / "configs" / "local.yaml", SETTINGS, "quiet")
+    run = Run.create(tmp_path / "quiet", {}, "test")
+    simulate.run(run, config.simulate, domain=config.domain, system=config.system, seed=config.seed, mix=config.mix)
+    return run.root
 
 
-def test_a_killed_run_goes_on_and_a_finished_one_skips(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_what_an_undisturbed_one_gives_and_a_finished_one_skips(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "runs" / "killed"
+    work = folder / "simulate" / ".work"
     first = start(tmp_path)
-    wait_for_some_work(folder, first)
-    os.killpg(first.pid, signal.SIGKILL)
+    wait_until(lambda: finished_rows(work) >= 4, first)
+    kill_worker(first, random.Random(0))
+    wait_until(lambda: finished_rows(work) >= 10, first)
+    first.kill()  # the driver alone: its workers outlive it for a moment
     first.communicate()
+    assert finished_rows(work) < CONVERSATIONS
 
     second = start(tmp_path)
     _, told = second.communicate(timeout=400)
@@ -49,8 +58,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_skips(tmp_path: Path) -> None:
     assert "simulate   the user simulator talks to the teacher's system; going on where it was stopped" in told
     run = Run.open(folder)
     assert run.figures()["simulate.conversations"].value == CONVERSATIONS
-    sids = pq.read_table(folder / "simulate" / "conversations", columns=["sid"]).column("sid").to_pylist()
-    assert len(sids) == len(set(sids)) == CONVERSATIONS
+    assert differences(undisturbed / "simulate", folder / "simulate") == []
     assert json.loads((folder / "stages" / "simulate.json").read_text())["seconds"] > 0
 
     assert "gate       left open, every plan is put to the model evaluator" in told  # too few plans for the bound

@@ -12,15 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from agentmill.agents.settings import TeamSettings
+from agentmill.domains.base import load_domain
 from agentmill.runs import Run
 from simulation import corpora, evaluate, refine, simulate
+from simulation.claim import OtherWork, claim
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings, EvaluationFailed
-from simulation.job import Job, JobFailed, Pool, heed, run_job
+from simulation.job import JobFailed, read_state, run_job
 from simulation.judging import RefineSettings, SecondLook
 from simulation.models import ModelSettings
+from simulation.scenarios import made_with
 from simulation.simulate import SimulateSettings
 from simulation.tables import read_folder, read_table
+from simulation.work import ActorRange, Job, Pool
+from simulation.worker import heed
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 SYSTEM = TeamSettings()
@@ -66,24 +71,26 @@ def results(job: Job) -> list[str]:
     return sorted(sid for path in job.out.glob("*.parquet") for sid in pq.read_table(path)["sid"].to_pylist())
 
 
-def ledger(job: Job) -> set[str]:
-    files = [path for path in job.work.glob("attempt-*/ledger/*.parquet") if ".pending" not in path.name]
-    return {sid for path in files for sid in pq.read_table(path)["sid"].to_pylist()}
-
-
 def test_a_job_that_broke_off_goes_on_with_the_rest_and_repeats_nothing_finished(job: Job, tmp_path: Path) -> None:
     arguments, pool = {"folder": str(tmp_path)}, Pool(actors=1, block_rows=4, calls=2)
     (tmp_path / "crash").touch()
     with pytest.raises(Exception, match="the worker has a fault"):
         run_job(job, Worker, arguments, pool)
-    finished = ledger(job)
+    finished = results(job)
     assert 0 < len(finished) < ROWS
-    (job.out / "0000_000000-0.parquet").write_bytes(b"half a file")  # as a kill between the two phases leaves it
+    half_written = job.out / ".0000.parquet.1234.part"  # as a kill leaves it
+    half_written.write_bytes(b"half a file")
     (tmp_path / "crash").unlink()
-    run_job(job, Worker, arguments, pool)
+    done = run_job(job, Worker, arguments, Pool(actors=ActorRange(min=1, max=2), block_rows=4, calls=2))
     assert results(job) == [f"s{i:03d}" for i in range(ROWS)]
     seen = Counter((tmp_path / "seen.txt").read_text().split())
     assert all(seen[sid] == 1 for sid in finished)
+    assert not half_written.exists()
+    assert (done.rows, done.failed) == (ROWS, 0)
+    assert done.worker_peak_mib > 20
+    state = read_state(job.work)
+    assert state is not None
+    assert state["total"] == ROWS
 
 
 def test_too_many_failed_rows_end_the_job_early_and_are_done_again_next_time(job: Job, tmp_path: Path) -> None:
@@ -91,10 +98,13 @@ def test_too_many_failed_rows_end_the_job_early_and_are_done_again_next_time(job
     (tmp_path / "broken").touch()
     with pytest.raises(JobFailed, match=r"max_error_share=0.1 allows; the first: no answer"):
         run_job(job, Worker, arguments, pool)
-    assert not any(sid < "s012" for sid in results(job))
+    kept = results(job)
+    assert not any(sid < "s012" for sid in kept)
     (tmp_path / "broken").unlink()
     run_job(job, Worker, arguments, pool)
-    assert results(job) == sorted(ledger(job)) == [f"s{i:03d}" for i in range(ROWS)]
+    assert results(job) == [f"s{i:03d}" for i in range(ROWS)]
+    seen = Counter((tmp_path / "seen.txt").read_text().split())
+    assert all(seen[sid] == 1 for sid in kept)
     run_job(job, Worker, arguments, pool)  # nothing is left to do
     assert len(results(job)) == ROWS
 
@@ -105,7 +115,7 @@ def simulated(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run.create(tmp_path_factory.mktemp("runs") / "small", {}, "test")
     simulate.run(run, SIMULATE, domain="automotive", system=SYSTEM, seed=3)
     refine.run(run, REFINE, domain="automotive", seed=3)
-    corpora.run(run, CorporaSettings(), domain="automotive", seed=3, public=None, public_share=0.0)
+    corpora.run(run, CorporaSettings(), domain="automotive", seed=3)
     return run
 
 
@@ -138,6 +148,18 @@ def test_a_finished_simulation_is_not_played_again(simulated: Run) -> None:
     assert part.stat().st_mtime_ns == before
 
 
+def test_unfinished_work_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "other", {}, "test")
+    out = run.path("simulate", ".work", "out", "x").parent
+    deciding = made_with(load_domain("automotive"), SYSTEM, SIMULATE.teacher, SIMULATE.user, seed=3)
+    drawn = {"mix": "core", "conversations": 24, "heldout_share": 0.25}
+    claim(out.parent, {**deciding, **drawn}, "simulate")
+    pq.write_table(pa.table({"sid": ["a"], "error": [""]}), out / "block.parquet")
+    changed = SIMULATE.model_copy(update={"conversations": 30, "actors": 1})
+    with pytest.raises(OtherWork, match=r"conversations 24 -> 30; seed 3 -> 4; the two are not mixed.*--fresh"):
+        simulate.run(run, changed, domain="automotive", system=SYSTEM, seed=4, mix="core")
+
+
 def test_every_call_of_a_trained_agent_is_judged_and_the_teachers_mistakes_are_mended(simulated: Run) -> None:
     calls = [
         row["call_id"]
@@ -153,6 +175,11 @@ def test_every_call_of_a_trained_agent_is_judged_and_the_teachers_mistakes_are_m
     assert all(row["refined"] != row["output"] for row in refined if row["verdict"] == "edit")
     figures = [value(simulated, f"refine.{name}") for name in ("kept", "edited", "unjudged")]
     assert figures == [verdicts["keep"], verdicts["edit"], verdicts["unjudged"]]
+    assert value(simulated, "refine.judge.gold") > 200
+    assert value(simulated, "refine.judge.agreement") == value(simulated, "refine.second_look.agreement") == 1.0
+    assert 0.5 < value(simulated, "refine.cost.calls_per_accepted") <= 1.1
+    assert value(simulated, "simulate.user_errors") == 0.0  # the expert makes no errors of its own
+    assert value(simulated, "simulate.user_errors.unreachable") == 0.0
     assert value(simulated, "refine.asked") < len(calls)  # calls that are alike are paid for once
 
 
@@ -161,6 +188,19 @@ def test_the_corpora_hold_every_agent(simulated: Run) -> None:
     heldout = read_table(simulated.path("corpora", "sft", "heldout.parquet")).to_pylist()
     assert {row["agent"] for row in train} == {"understander", "planner", "evaluator", "explainer"}
     assert not {row["sid"] for row in train} & {row["sid"] for row in heldout}
+
+
+def test_every_corpus_is_built_and_no_conversation_is_in_two_splits_of_any(simulated: Run) -> None:
+    sids: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    counts = {}
+    for file in sorted(simulated.path("corpora", "x").parent.glob("*/*.parquet")):
+        rows = pq.read_table(file, columns=["sid"])["sid"].to_pylist()
+        counts[f"{file.parent.name}/{file.stem}"] = len(rows)
+        sids["train" if file.stem in {"train", "in_domain"} else "heldout"] |= set(rows) - {""}
+    assert all(counts[name] > 0 for name in counts if name != "dpo/heldout"), counts
+    assert {name.split("/")[0] for name in counts} == {"cpt", "sft", "dpo", "drafter", "calibration", "eval"}
+    assert not sids["train"] & sids["heldout"]
+    assert value(simulated, "corpora.dpo.train") <= value(simulated, "refine.edited")
 
 
 def test_the_teacher_is_evaluated_on_other_held_out_scenarios(simulated: Run) -> None:

@@ -4,11 +4,23 @@ import gzip
 import json
 import random
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agentmill.models.chat import Message
-from simulation.public import PublicDataError, draw_exchanges, exchanges, parse_dialogue, read_public, split_dialogues
+from simulation.corpora.public import (
+    PublicDataError,
+    PublicDialogue,
+    PublicTally,
+    exchanges,
+    parse_line,
+    public_rows,
+    public_split,
+    read_public,
+)
 
 
 def line(*texts: str, first: str = "user") -> bytes:
@@ -20,6 +32,11 @@ def line(*texts: str, first: str = "user") -> bytes:
 GOOD = line("Is a car free?", "Yes, one is.")
 
 
+def read(path: Path) -> tuple[list[PublicDialogue], PublicTally]:
+    tally = PublicTally()
+    return list(read_public(path, tally)), tally
+
+
 def write(folder: Path, *lines: bytes, packed: bool = False, name: str = "data.jsonl") -> Path:
     path = folder / name
     content = b"\n".join(lines) + b"\n"
@@ -29,9 +46,9 @@ def write(folder: Path, *lines: bytes, packed: bool = False, name: str = "data.j
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_plain_and_gzipped_files_are_told_apart_by_their_content(tmp_path: Path, packed: bool) -> None:
-    data = read_public(write(tmp_path, GOOD, b"", line("Hi", "Hello"), packed=packed, name="data.txt"))
-    assert [len(dialogue) for dialogue in data.dialogues] == [2, 2]
-    assert data.problems == []
+    dialogues, tally = read(write(tmp_path, GOOD, b"", line("Hi", "Hello"), packed=packed, name="data.txt"))
+    assert [len(dialogue.messages) for dialogue in dialogues] == [2, 2]
+    assert tally.problems == []
 
 
 @pytest.mark.parametrize(
@@ -56,9 +73,9 @@ def test_plain_and_gzipped_files_are_told_apart_by_their_content(tmp_path: Path,
 def test_a_broken_line_is_reported_with_its_number_and_costs_only_itself(
     tmp_path: Path, broken: bytes, why: str
 ) -> None:
-    data = read_public(write(tmp_path, GOOD, broken, line("Hi", "Hello")))
-    assert len(data.dialogues) == 2
-    [(number, problem)] = data.problems
+    dialogues, tally = read(write(tmp_path, GOOD, broken, line("Hi", "Hello")))
+    assert (len(dialogues), tally.skipped) == (2, 1)
+    [(number, problem)] = tally.problems
     assert number == 2
     assert why in problem
 
@@ -67,60 +84,84 @@ def test_a_gzip_file_that_breaks_off_keeps_what_was_read(tmp_path: Path) -> None
     lines = [line(f"Question {i} {random.Random(i).random()}?", f"Answer {i}.") for i in range(2000)]
     whole = write(tmp_path, *lines, packed=True)
     whole.write_bytes(whole.read_bytes()[:-2000])
-    data = read_public(whole)
-    assert 0 < len(data.dialogues) < 2000
-    assert "damaged from here on" in data.problems[-1][1]
+    dialogues, tally = read(whole)
+    assert 0 < len(dialogues) < 2000
+    assert "damaged from here on" in tally.problems[-1][1]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n" + line("Hi", "Hello") + b"\r\n")
-    data = read_public(path)
-    assert (len(data.dialogues), data.problems) == (2, [])
+    dialogues, tally = read(path)
+    assert (len(dialogues), tally.problems) == (2, [])
 
 
 def test_the_same_dialogue_twice_is_kept_once(tmp_path: Path) -> None:
-    data = read_public(write(tmp_path, GOOD, GOOD, GOOD))
-    assert (len(data.dialogues), data.repeated) == (1, 2)
+    dialogues, tally = read(write(tmp_path, GOOD, GOOD, GOOD))
+    assert (len(dialogues), tally.read, tally.repeated) == (1, 1, 2)
 
 
 def test_a_file_without_a_dialogue_says_what_a_line_must_be(tmp_path: Path) -> None:
-    with pytest.raises(PublicDataError, match=r'line 1: not JSON.*each line must be \{"messages"'):
-        read_public(write(tmp_path, b"hello"))
+    with pytest.raises(PublicDataError, match=r'1: not JSON.*each line must be \{"messages"'):
+        read(write(tmp_path, b"hello"))
     with pytest.raises(PublicDataError, match="no line is a dialogue"):
-        read_public(write(tmp_path))
+        read(write(tmp_path))
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(PublicDataError, match=r"cannot be read: .*; give a JSONL file"):
-        read_public(tmp_path)
+    with pytest.raises(PublicDataError, match=r"cannot be read: .*; give a JSONL or Parquet file"):
+        read(tmp_path)
 
 
 def test_an_exchange_has_at_most_three_messages_of_context_and_answers_a_user() -> None:
-    dialogue = parse_dialogue(line("a", "b", "c", "d", "e", "f"))
-    assert not isinstance(dialogue, str)
+    found = parse_line(line("a", "b", "c", "d", "e", "f"))
+    assert not isinstance(found, str)
+    dialogue = found.messages
     shown = [([m.content for m in context], reply.content) for context, reply in exchanges(dialogue)]
     assert shown == [(["a"], "b"), (["a", "b", "c"], "d"), (["c", "d", "e"], "f")]
     opening = (Message(role="assistant", content="Welcome"), *dialogue[:2])
     assert [reply.content for _, reply in exchanges(opening)] == ["b"]
 
 
-def test_the_split_depends_on_the_dialogues_and_not_on_their_order(tmp_path: Path) -> None:
-    dialogues = read_public(write(tmp_path, *(line(f"Question {i}", "Yes") for i in range(40)))).dialogues
-    train, heldout = split_dialogues(dialogues, 0.1)
-    again, heldout_again = split_dialogues(dialogues[::-1], 0.1)
-    assert (len(train), len(heldout)) == (36, 4)
-    assert (train, heldout) == (again, heldout_again)
-    assert not set(train) & set(heldout)
-    assert split_dialogues(dialogues[:1], 0.5) == (dialogues[:1], [])
-    assert split_dialogues(dialogues, 0.0)[1] == []
+@pytest.mark.parametrize("nested", [True, False])
+def test_parquet_is_read_whether_messages_are_structs_or_json_text(tmp_path: Path, nested: bool) -> None:
+    said = [{"role": "user", "content": "Is a car free?"}, {"role": "assistant", "content": "Yes, one is."}]
+    rows: list[dict[str, Any]] = [{"services": ["Cars_1"], "messages": said}, {"services": [], "messages": said[:1]}]
+    if not nested:
+        rows = [{**row, "messages": json.dumps(row["messages"])} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.bin")
+    [dialogue], tally = read(tmp_path / "data.bin")
+    assert [message.content for message in dialogue.messages] == ["Is a car free?", "Yes, one is."]
+    assert dialogue.about == {"services": "Cars_1"}
+    assert tally.problems == [(2, "no assistant message after a user message")]
+    [same], _ = read(write(tmp_path, GOOD))
+    assert dialogue.id == same.id
 
 
-def test_exchanges_are_drawn_over_all_dialogues_and_long_ones_left_out(tmp_path: Path) -> None:
-    lines = [line(f"Question {i}", "x" * (2000 if i % 2 else 5)) for i in range(20)]
-    dialogues = read_public(write(tmp_path, *lines)).dialogues
-    drawn = draw_exchanges(dialogues, 7, max_characters=100, seed=1)
-    assert len(drawn) == 7
-    assert all(len(reply.content) == 5 for _, reply in drawn)
-    assert drawn == draw_exchanges(dialogues, 7, max_characters=100, seed=1)
-    assert drawn != draw_exchanges(dialogues, 7, max_characters=100, seed=2)
+def test_parquet_without_messages_names_the_columns_that_it_has(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "data.parquet")
+    with pytest.raises(PublicDataError, match="no column messages, only text, label"):
+        read(tmp_path / "data.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "data.parquet").read_bytes()[:60])
+    with pytest.raises(PublicDataError, match="cannot be read"):
+        read(tmp_path / "cut.parquet")
+
+
+def test_only_so_many_problems_are_kept_and_all_are_counted(tmp_path: Path) -> None:
+    _, tally = read(write(tmp_path, GOOD, *[b"{"] * 50))
+    assert (tally.skipped, len(tally.problems)) == (50, 10)
+
+
+def test_the_split_depends_on_the_dialogue_alone(tmp_path: Path) -> None:
+    dialogues, _ = read(write(tmp_path, *(line(f"Question {i}", "Yes") for i in range(400))))
+    splits = [public_split(dialogue, 0.1) for dialogue in dialogues]
+    assert 15 < splits.count("public_heldout") < 75
+    assert splits == [public_split(dialogue, 0.1) for dialogue in dialogues]
+    assert {public_split(dialogue, 0.0) for dialogue in dialogues} == {"train"}
+
+
+def test_long_exchanges_are_left_out(tmp_path: Path) -> None:
+    [dialogue], _ = read(write(tmp_path, line("a", "b", "c" * 90, "d")))
+    rows = list(public_rows(dialogue, "train", "run", max_characters=50))
+    assert [row.row["completion"][0]["content"] for row in rows] == ["b"]
+    assert rows[0].row["call_id"] == f"public-{dialogue.id}-0"

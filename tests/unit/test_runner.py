@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentmill import lineage
-from agentmill.config import differences
+from agentmill.config import ConfigError, differences
 from agentmill.errors import UserError
 from agentmill.lineage import MemoryShortage
 from agentmill.runs import Run, RunError
@@ -37,8 +37,11 @@ class Line:
             if name in self.broken:
                 raise UserError("stopped")
 
-        settings = {"a": lambda c: {"seed": c.seed}, "c": lambda c: {"name": c.name}}.get(name, lambda c: {})
-        return Stage(name, name, work, settings, needs, ("agentmill.errors",), (name,), (name,), 0.01, ray=False)
+        keys = {"a": "seed", "b": "domain", "c": "name"}
+        return Stage(
+            name, name, work, lambda c: {keys[name]: getattr(c, keys[name])}, needs, ("agentmill.errors",), (name,),
+            (name,), 0.01, ray=False, work=f"{name}/.work",
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -106,6 +109,58 @@ def test_what_other_inputs_left_behind_is_removed(line: Line) -> None:
     execute(line.run, RunConfig(seed=2))
     assert not (line.run.root / "a" / "kept").exists()
     assert "a.old" not in line.run.figures()
+
+
+def unfinished(line: Line) -> Path:
+    """Stage b stopped with rows that it had paid for; returns their file."""
+    line.broken.add("b")
+    with pytest.raises(UserError, match="stopped"):
+        execute(line.run, RunConfig())
+    rows = line.run.path("b", ".work", "out", "block.parquet")
+    rows.write_text("x")
+    line.broken.clear()
+    line.done.clear()
+    return rows
+
+
+def test_unfinished_rows_of_another_configuration_are_refused_before_anything_is_done(line: Line) -> None:
+    rows = unfinished(line)
+    with pytest.raises(RunError, match=r"b: .*unfinished work .*: domain automotive -> other; .*--name.*--fresh b set"):
+        execute(line.run, RunConfig(domain="other"))
+    with pytest.raises(RunError, match="a would be done again"):
+        execute(line.run, RunConfig(seed=2))
+    assert line.done == []
+    assert rows.exists()
+    assert execute(line.run, RunConfig()) == ["b", "c"]
+
+
+def test_fresh_sets_unfinished_rows_aside_and_begins_anew(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = unfinished(line)
+    assert execute(line.run, RunConfig(domain="other"), fresh=["b"]) == ["b", "c"]
+    assert not rows.exists()
+    aside = line.run.root / "aside" / "b-000"
+    assert (aside / "b" / ".work" / "out" / "block.parquet").read_text() == "x"
+    assert f"what was there is in {aside}" in capsys.readouterr().err
+    assert execute(line.run, RunConfig(domain="other"), fresh=["b"]) == ["b", "c"]
+    assert (line.run.root / "aside" / "b-001").is_dir()
+    with pytest.raises(ConfigError, match="stage=x is no stage"):
+        execute(line.run, RunConfig(), fresh=["x"])
+
+
+def test_how_work_is_done_may_be_changed_half_way() -> None:
+    simulate = stage_named("simulate")
+    config = RunConfig.model_validate(
+        {"simulate": {"teacher": {"kind": "endpoint", "url": "http://x/v1", "name": "m"}}}
+    )
+    told = {"actors": {"min": 1, "max": 4}, "max_error_share": 0.5, "in_flight": 4, "block_rows": 2}
+    teacher = {**config.simulate.teacher.model_dump(), "timeout_s": 5.0}
+    system = {"call_timeout_s": 3.0}
+    other = RunConfig.model_validate({"simulate": {**told, "teacher": teacher}, "system": system})
+    assert simulate.settings(other) == simulate.settings(config)
+    deciding = RunConfig.model_validate({"simulate": {"teacher": {**teacher, "temperature": 0.5}}})
+    assert differences(simulate.settings(config), simulate.settings(deciding)) == [
+        "simulate.teacher.temperature 0.0 -> 0.5"
+    ]
 
 
 def test_seconds_of_stopped_attempts_are_counted(line: Line) -> None:
