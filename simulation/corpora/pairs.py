@@ -23,10 +23,7 @@ from agentmill.runs import Run, RunError, digest_json
 from simulation.corpora.dpo import differ
 from simulation.corpora.rows import Candidate, assistant, lineage
 from simulation.judge import TRAINABLE
-<<<<<<< HEAD
 from simulation.judging import Conversations, Deed
-=======
->>>>>>> judge
 from simulation.verify import Place, Verifier
 
 HAND = "hand"
@@ -140,11 +137,7 @@ async def _problem(pair: HandPair, verifier: Verifier) -> str:
         return f"prompt ends with a message of the {pair.prompt[-1].role}; it must end with the user's"
     place = Place(pair.world_seed, before=pair.before)
     try:
-<<<<<<< HEAD
         wrong = await verifier.problem(pair.agent, pair.prompt[-1].content, pair.chosen, place)
-=======
-        wrong = await verifier.problem(pair.agent, pair.prompt[-1].content, pair.chosen, Place(pair.world_seed))
->>>>>>> judge
     except ValueError as error:
         return f"prompt cannot be read as an agent's frame: {error}"
     return f"chosen: {wrong}; mend it" if wrong else ""
