@@ -67,7 +67,7 @@ class Drawn(Sequence[Scenario]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(other) == len(self) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 def _scenario(label: str, index: int, split: str, worlds: Sequence[int], draw: Draw) -> Scenario:
@@ -81,7 +81,7 @@ def _scenario(label: str, index: int, split: str, worlds: Sequence[int], draw: D
         world_seed=world_seed,
         persona=found.persona,
         goals=tuple(found.goals),
-        split=split,  # type: ignore[arg-type]  # a key of `worlds`
+        split=split,  # a key of `worlds`
         max_turns=TURNS + TURNS_A_GOAL * len(found.goals),
         topic=found.topic,
         profile=found.profile,
