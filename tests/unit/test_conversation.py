@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from agentmill.agents.contracts import TurnOutcome
 from agentmill.agents.frames import parse_frame
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
-from agentmill.domains.base import Domain, Goal, Scenario, load_domain
+from agentmill.domains.base import Domain, Goal, PlannedSwitch, Scenario, load_domain
 from agentmill.models.chat import ChatRequest, ModelError
 from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Turn
@@ -165,6 +166,49 @@ async def test_a_conversation_over_http_is_the_one_that_is_played_in_process(aut
         await client.close(session)
         with pytest.raises(TurnFailed, match="HTTP 404"):
             await client.world(session)
+
+
+async def test_the_business_changes_over_http_as_it_does_in_process(automotive: Domain, team: Team) -> None:
+    model = build_model(EXPERT, automotive)
+
+    async def ping() -> dict[str, str]:
+        return {}
+
+    app = http_app(Conversations(ServeSettings(sessions_api=True), team, team.executor, model.complete, ping))
+    async with GatewayClient("http://gateway", transport=httpx.ASGITransport(app)) as client:
+        for case in automotive.source("switches")(6, 9, "heldout"):
+            session = await client.open(case.world_seed)
+            played = await play(
+                partial(client.turn, session, seed=case.seed), model, case, automotive,
+                switch=partial(client.switch, session),
+            )  # fmt: skip
+            assert automotive.assess(case, await client.world(session)).success
+            inside = await converse(team, model, case, sid=f"in{case.sid}", seed=0, speaker=EXPERT)
+            assert played.history == [(turn.utterance, turn.reply) for turn in inside.turns]
+            assert [turn.switches for turn in played.turns] == [turn.switches for turn in inside.turns]
+
+
+async def test_a_switch_is_not_made_for_a_turn_that_never_comes(automotive: Domain) -> None:
+    made: list[tuple[int, str]] = []
+    said: list[str] = []
+
+    async def switch(name: str) -> None:
+        made.append((len(said), name))
+
+    async def hear(utterance: str) -> TurnOutcome:
+        said.append(utterance)
+        return await answer(utterance)
+
+    plans = tuple(PlannedSwitch(name=name, turn=number) for name, number in (("a", 1), ("b", 1), ("c", 2)))
+    case = scenario().model_copy(update={"switches": plans})
+    await play(hear, ScriptedModel(user=["Hi", "So?", "EXIT"]), case, automotive, switch=switch)
+    assert made == [(1, "a"), (1, "b")]
+
+
+async def test_planned_switches_that_nobody_makes_are_an_error_of_ours(automotive: Domain) -> None:
+    case = scenario().model_copy(update={"switches": (PlannedSwitch(name="a", turn=1),)})
+    with pytest.raises(ValueError, match="plans switches"):
+        await play(answer, ScriptedModel(user="Hi"), case, automotive)
 
 
 async def test_a_server_without_the_sessions_api_is_told_apart(automotive: Domain, team: Team) -> None:
