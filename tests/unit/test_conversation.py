@@ -15,6 +15,7 @@ from agentmill.agents.frames import parse_frame
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
 from agentmill.domains.base import Domain, Goal, PlannedSwitch, Scenario, load_domain
+from agentmill.domains.kit.personas import PERSONAS
 from agentmill.models.chat import ChatRequest, ModelError
 from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Turn
@@ -76,6 +77,24 @@ async def test_the_customer_sees_persona_goals_and_history_and_never_the_expecte
     assert json.loads(frame["goals"]) == [{"intent": "opening_hours", "slots": {"day": "friday"}}]
     assert json.loads(frame["history"]) == [["Hello", "Yes."]]
     assert "expect" not in user.requests[1].messages[-1].content
+
+
+async def test_every_context_vector_of_a_scenario_reaches_any_model_that_plays_the_customer(automotive: Domain) -> None:
+    user = ScriptedModel(user=["Good morning.", "EXIT"])
+    contexts = {"topic": "A nurse wants to know the opening hours.", "profile": {"name": "Ana Ito"},
+                "limits": {"hours": {"friday": "closed"}}}  # fmt: skip
+    full = scenario().model_copy(update=contexts)
+    played = await play(answer, user, full, automotive, prompts="full")
+    assert (played.status, played.history) == ("exit", [("Good morning.", "Yes.")])
+    system, frame = user.requests[0].messages
+    shown = parse_frame(frame.content)
+    assert list(shown) == ["persona", "topic", "profile", "limits", "goals", "history"]
+    assert (json.loads(shown["profile"]), json.loads(shown["limits"])) == (contexts["profile"], contexts["limits"])
+    for persona, who in PERSONAS.items():
+        assert f"- {persona}: {who.description}" in system.content
+    assert all(intent.description in system.content for intent in automotive.intents.values())
+    assert "Book a test drive for a verified driver" in system.content and "EXIT" in system.content
+    assert "quote_price" not in system.content  # what the business can do, not how
 
 
 async def test_the_turn_limit_ends_a_conversation_that_goes_round_in_circles(automotive: Domain) -> None:
