@@ -67,7 +67,7 @@ class Drawn(Sequence[Scenario]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(other) == len(self) and list(self) == list(other)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _scenario(label: str, index: int, split: str, worlds: Sequence[int], draw: Draw) -> Scenario:
