@@ -2,7 +2,8 @@
 
 It runs in a process of its own, on cores of its own, and answers `POST .../chat/completions` with answers that were
 recorded before, found by the digest of the messages, `LATENCY_S` after the request has come in whole. Nothing is
-computed while it serves, so that a measurement is of the client. A prompt that was not recorded is answered 404, which no conversation of a measurement may see.
+computed while it serves, so that a measurement is of the client. A prompt that was not recorded is answered 404,
+which no conversation of a measurement may see.
 """
 
 import asyncio

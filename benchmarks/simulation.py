@@ -88,6 +88,11 @@ class Rate:
         return self.in_flight / LATENCY_S
 
     @property
+    def own(self) -> float:
+        """The median share of a core that our side used: well below 1 at saturation, others had the core too."""
+        return statistics.median(count.ours for count in self.counts)
+
+    @property
     def endpoint(self) -> float:
         """The largest share of a core that the endpoint used: near 1, the endpoint was what was measured."""
         return max(count.endpoint for count in self.counts)
@@ -144,7 +149,7 @@ def measure(
     """
     our_core, their_cores = _cores()
     scenarios = list(load_domain(domain).scenarios(conversations, _SEED, "train"))
-    answers = asyncio.run(_record(load_domain(domain), scenarios))
+    answers = asyncio.run(recorded(load_domain(domain), scenarios))
     asked = [ChatRequest(agent="planner", messages=messages) for messages in itertools.islice(answers, _SAMPLE)]
     works = [*((_ours, size, scenarios) for size in sizes), (_client, threads, asked), (_threads, threads, scenarios)]
     counted: dict[tuple[str, int], list[Count]] = defaultdict(list)
@@ -169,7 +174,7 @@ def _cores() -> tuple[int, set[int]]:
     return first, set(others)
 
 
-async def _record(domain: Domain, scenarios: Sequence[Scenario]) -> dict[tuple[Message, ...], ChatReply]:
+async def recorded(domain: Domain, scenarios: Sequence[Scenario]) -> dict[tuple[Message, ...], ChatReply]:
     """What the expert answers in these conversations, for the prompts that an endpoint's model is given."""
     if domain.expert is None:
         raise ConfigError(f"domain={domain.name!r} has no expert to record; bench one that has")
@@ -243,7 +248,10 @@ async def _ours(against: Against, in_flight: int, scenarios: Sequence[Scenario])
             for error in filter(None, done["error"].to_pylist()):
                 raise RuntimeError(f"a conversation failed: {error}")
 
-    return await _while(play, blocks_at_once([model], in_flight, BLOCK_ROWS), lambda: rollout.flows.calls, against)
+    try:
+        return await _while(play, blocks_at_once([model], in_flight, BLOCK_ROWS), lambda: rollout.flows.calls, against)
+    finally:
+        await rollout.close()
 
 
 def _blocks(scenarios: Sequence[Scenario]) -> Iterator[pa.Table]:
@@ -264,7 +272,10 @@ async def _client(against: Against, in_flight: int, asked: Sequence[ChatRequest]
         for request in requests:
             await model.complete(request)
 
-    return await _while(ask, in_flight, lambda: flows.calls, against)
+    try:
+        return await _while(ask, in_flight, lambda: flows.calls, against)
+    finally:
+        await flows.close()
 
 
 async def _while(work: Callable[[], Awaitable[None]], times: int, calls: Callable[[], int], against: Against) -> Count:

@@ -381,6 +381,20 @@ def bench_fidelity(
     print(f"agentmill figures {run.root} simulate.fidelity")
 
 
+@bench_app.command("simulation")
+def bench_simulation(
+    domain: Annotated[str, typer.Option(help="the domain pack whose expert records the conversations")] = "automotive",
+    conversations: Annotated[int, typer.Option(min=16, help="how many different ones are recorded")] = 2400,
+    repeats: Annotated[int, typer.Option(min=1, help="how often everything is measured; the median counts")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="length of one measurement, after a warm-up of half")] = 10.0,
+) -> None:
+    """Calls per second against a local endpoint of 50 ms: ours on one core, our client alone, and a thread pool."""
+    from benchmarks.pace import bench_simulation as bench
+
+    run = bench(domain, conversations, repeats, seconds)
+    print(f"agentmill figures {run.root} simulate.endpoint")
+
+
 def find_run(name: str, runs: Path) -> "Run":
     """The run that `name` means: a directory, or a name in `runs`."""
     from agentmill.runs import Run

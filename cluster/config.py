@@ -5,16 +5,16 @@ Each stage's settings class lives beside its stage; here they only come together
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from agentmill.agents.settings import TeamSettings
 from agentmill.config import ConfigError, Strict, load_yaml, override, validate
 from agentmill.domains.base import ALL, WorldSettings, load_domain
 from agentmill.runs import Run
 from cluster.base import BaseSettings
-from rayserve.settings import ServeSettings
+from rayserve.settings import ModelEngine, ServeSettings
 from raytrain.settings import SftSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
@@ -22,6 +22,8 @@ from simulation.gate import GateSettings
 from simulation.judging import RefineSettings
 from simulation.redteam import RedteamSettings
 from simulation.simulate import SimulateSettings
+
+EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of its URL
 
 
 class DataSettings(Strict):
@@ -48,7 +50,8 @@ class RunConfig(Strict):
     """Everything that a run depends on. Two runs with equal configuration, code and machine give equal artefacts.
 
     `domain` names a pack that ships, or a Python package that is installed or lies in the current directory. `mix`
-    chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`.
+    chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`. `engines` are vLLM
+    engines by name, which the run starts for the stages whose models name them (`kind: engine`).
     """
 
     name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -57,6 +60,7 @@ class RunConfig(Strict):
     mix: str = ALL
     system: TeamSettings = TeamSettings()
     data: DataSettings = DataSettings()
+    engines: dict[EngineName, ModelEngine] = {}
     simulate: SimulateSettings = SimulateSettings()
     gate: GateSettings = GateSettings()
     refine: RefineSettings = RefineSettings()
@@ -67,6 +71,22 @@ class RunConfig(Strict):
     evaluate: EvaluateSettings = EvaluateSettings()
     redteam: RedteamSettings = RedteamSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _engines_are_there(self) -> "RunConfig":
+        roles = {"simulate.teacher": self.simulate.teacher, "simulate.user": self.simulate.user}
+        roles |= dict(zip(("refine.judge", "refine.second_look.model"), self.refine.models, strict=False))
+        for role, model in roles.items():
+            if model.kind == "engine" and model.name not in self.engines:
+                known = ", ".join(self.engines) or "none"
+                raise ValueError(f"{role}.name={model.name} is none of `engines` ({known}); add it there")
+        for role, model in {"evaluate.user": self.evaluate.user, "redteam.model": self.redteam.model}.items():
+            if model.kind == "engine":
+                raise ValueError(
+                    f"{role}.kind=engine: the student is served meanwhile, and a run serves one or the other; serve "
+                    "this model elsewhere and give kind=endpoint and its url"
+                )
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as JSON values, defaults included."""

@@ -7,6 +7,7 @@ stage ends, whatever happens; a half that is finished is not played again after 
 
 from agentmill.runs import Run, atomic_write_text, now
 from cluster.config import RunConfig
+from cluster.engines import playing
 from cluster.serving import served_system
 
 STUDENT, TEACHER = "sft", "teacher"
@@ -29,15 +30,16 @@ def run(run: Run, config: RunConfig) -> None:
 def _teacher(run: Run, config: RunConfig) -> None:
     from simulation import evaluate
 
-    evaluate.run_teacher(
-        run,
-        config.evaluate,
-        domain=config.domain,
-        system=config.system,
-        seed=config.seed,
-        teacher=config.simulate.teacher,
-        mix=config.mix,
-    )
+    with playing(config.engines, config.simulate.teacher) as (teacher,):
+        evaluate.run_teacher(
+            run,
+            config.evaluate,
+            domain=config.domain,
+            system=config.system,
+            seed=config.seed,
+            teacher=teacher,
+            mix=config.mix,
+        )
 
 
 def _student(run: Run, config: RunConfig) -> None:

@@ -15,6 +15,7 @@ from agentmill.config import ConfigError, nearest
 from agentmill.domains.packs import pack_files
 from agentmill.runs import Run, digest_json, digest_path
 from cluster.config import RunConfig
+from cluster.engines import engine_inputs, playing
 
 MISSING = "missing"
 
@@ -43,7 +44,9 @@ class Stage:
 def _simulate(run: Run, config: RunConfig) -> None:
     from simulation import simulate
 
-    simulate.run(run, config.simulate, domain=config.domain, system=config.system, seed=config.seed, mix=config.mix)
+    with playing(config.engines, config.simulate.teacher, config.simulate.user) as (teacher, user):
+        settings = config.simulate.model_copy(update={"teacher": teacher, "user": user})
+        simulate.run(run, settings, domain=config.domain, system=config.system, seed=config.seed, mix=config.mix)
 
 
 def _gate(run: Run, config: RunConfig) -> None:
@@ -55,7 +58,8 @@ def _gate(run: Run, config: RunConfig) -> None:
 def _refine(run: Run, config: RunConfig) -> None:
     from simulation import refine
 
-    refine.run(run, config.refine, domain=config.domain, seed=config.seed)
+    with playing(config.engines, *config.refine.models) as models:
+        refine.run(run, config.refine.with_models(models), domain=config.domain, seed=config.seed)
 
 
 def _corpora(run: Run, config: RunConfig) -> None:
@@ -113,7 +117,12 @@ STAGES: tuple[Stage, ...] = (
         name="simulate",
         does="the user simulator talks to the teacher's system",
         run=_simulate,
-        settings=lambda c: {**_system(c), "system": c.system.deciding(), "simulate": c.simulate.deciding()},
+        settings=lambda c: {
+            **_system(c),
+            "system": c.system.deciding(),
+            "simulate": c.simulate.deciding(),
+            **engine_inputs(c.engines, c.simulate.teacher, c.simulate.user),
+        },
         needs=(),
         sources=("agentmill", "simulation"),
         owns=("simulate",),
@@ -139,7 +148,11 @@ STAGES: tuple[Stage, ...] = (
         name="refine",
         does="the judge reads every call and mends what is wrong",
         run=_refine,
-        settings=lambda c: {**_common(c), "refine": c.refine.deciding()},
+        settings=lambda c: {
+            **_common(c),
+            "refine": c.refine.deciding(),
+            **engine_inputs(c.engines, *c.refine.models),
+        },
         needs=("simulate",),
         sources=("agentmill", "simulation"),
         owns=("refine",),
@@ -189,6 +202,7 @@ STAGES: tuple[Stage, ...] = (
             "evaluate": c.evaluate.model_dump(mode="json"),
             "serve": c.serve.model_dump(mode="json", exclude={"port", "sessions_api"}),
             "teacher": c.simulate.model_dump(mode="json").get("teacher"),
+            **engine_inputs(c.engines, c.simulate.teacher),
             "shadow_share": c.gate.shadow_share,
         },
         needs=("simulate", "gate", "sft"),

@@ -78,7 +78,7 @@ def start(
     if folder is not None:
         settings = settings.model_copy(update={"engine": fitted(settings.engine, folder)})
         on_gpu = wants_gpu(settings.engine)
-    importing = importing(settings)
+    importing = _importing(settings)
     base_url = f"http://{LOOPBACK}:{port}"
     say("serve", f"starting {_described(settings, folder, on_gpu)}")
     with stopped_on_error():
@@ -99,7 +99,7 @@ def _described(settings: ServeSettings, folder: Path | None, on_gpu: bool) -> st
     return f"the five agents on one vLLM engine ({'GPU' if on_gpu else 'CPU'}) with {folder.name}"
 
 
-def importing(settings: ServeSettings) -> threading.Thread:
+def _importing(settings: ServeSettings) -> threading.Thread:
     """Import what the engine's application needs while Serve's own processes start: seconds, on another core.
 
     Raises:

@@ -29,7 +29,7 @@ from agentmill.runs import Run, atomic_dir, wilson
 from simulation.agent_tests import AgentTest, Answer, ask_all, draw_tests, measure, result_table
 from simulation.conversation import TurnFailed, play
 from simulation.gateway_client import GatewayClient, ServedAgentModel
-from simulation.models import ModelSettings, build_model
+from simulation.models import ModelSettings, build_model, closing
 from simulation.rolled import Rolled
 from simulation.rollout import converse, rolled, stopped
 from simulation.scenarios import conversation_sid
@@ -93,7 +93,7 @@ async def _run_served(
     mix: str,
 ) -> None:  # fmt: skip
     user = build_model(settings.user, domain)
-    async with GatewayClient(base_url, timeout_s=settings.conversation_timeout_s) as client:
+    async with closing(user), GatewayClient(base_url, timeout_s=settings.conversation_timeout_s) as client:
 
         async def over_http(scenario: Scenario, sid: str) -> Rolled:
             return await _converse_over_http(client, user, scenario, domain, sid=sid, speaker=settings.user)
@@ -106,7 +106,7 @@ async def _run_teacher(
     mix: str,
 ) -> None:  # fmt: skip
     user, model = build_model(settings.user, domain), build_model(teacher, domain)
-    async with Sandbox(1) as sandbox:
+    async with closing(user, model), Sandbox(1) as sandbox:
         team = Team.local(domain, model, sandbox, system)
 
         async def in_process(scenario: Scenario, sid: str) -> Rolled:

@@ -1,12 +1,15 @@
 """Which model answers, by configuration: ModelSettings in, a ChatModel out.
 
-The teacher, the user simulator and the judge are each named by one ModelSettings: the domain's expert, any
-OpenAI-compatible endpoint, or an engine that the run starts. An engine is started by whoever composes the run, and
-reaches the simulation as a StartedModel, an endpoint whose address is nobody's business. Invariant: two settings with equal `identity` give the same answers to the same prompts
-as far as the model itself is deterministic, so the identity goes into the digests of what they produced.
+The teacher, the user simulator and the judge are each named by one ModelSettings: the domain's expert, any OpenAI-
+compatible endpoint, or an engine that the run starts. An engine is started by whoever composes the run, and reaches
+the simulation as a StartedModel, an endpoint whose address is nobody's business. Invariant: two settings with equal
+`identity` give the same answers to the same prompts as far as the model itself is deterministic, so the identity goes
+into the digests of what they produced.
 """
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -104,3 +107,15 @@ def build_model(settings: ModelSettings, domain: Domain) -> ChatModel:
     return OpenAIModel(
         settings.url, settings.name, api_key=key, timeout_s=settings.timeout_s, grammars=settings.grammars
     )
+
+
+@asynccontextmanager
+async def closing(*models: ChatModel) -> AsyncIterator[None]:
+    """Close the connections of those models that have some when the block ends."""
+    try:
+        yield
+    finally:
+        for model in models:
+            close = getattr(model, "close", None)
+            if close is not None:
+                await close()

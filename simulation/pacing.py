@@ -20,9 +20,9 @@ from pathlib import Path
 
 from agentmill.domains.base import Domain
 from agentmill.models.chat import ChatModel, ChatReply, ChatRequest, ModelError, ReportsLoad
-from agentmill.runs import Run, atomic_write_text
+from agentmill.runs import Run
 from simulation.flow import CROWD, Crowd, Flow, FlowReport
-from simulation.models import ModelSettings, build_model
+from simulation.models import ModelSettings, build_model, closing
 
 _FOLDER = "flows"
 _REPORT_EVERY_S = 1.0
@@ -66,6 +66,7 @@ class Flows:
         self._report = _folder(Path(stop).parent) / f"{uuid.uuid4().hex}.json"
         self._written = 0.0
         self._crowd: Crowd | None = None
+        self._models: list[ChatModel] = []
 
     def paced(self, role: str, settings: ModelSettings, domain: Domain, timeout_s: float | None = None) -> ChatModel:
         """The model of `settings`, its calls limited; the figures are named after `role`."""
@@ -73,6 +74,7 @@ class Flows:
         model = build_model(settings, domain)
         if settings.kind == "expert":
             return model
+        self._models.append(model)
         flow = self._by_server.setdefault(settings.server, Flow(self.maximum))
         self._by_role[role] = flow
         return Paced(model, flow, timeout_s)
@@ -89,6 +91,11 @@ class Flows:
         """How many calls were answered."""
         return sum(flow.calls for flow in self._by_server.values())
 
+    async def close(self) -> None:
+        """Close the models' connections."""
+        async with closing(*self._models):
+            self._models = []
+
     def note(self) -> None:
         """Write down where the flows stand, at most once a second."""
         now = time.monotonic()
@@ -96,7 +103,9 @@ class Flows:
             self._written = now
             self._report.parent.mkdir(parents=True, exist_ok=True)
             reports = {role: asdict(flow.report()) for role, flow in self._by_role.items()}
-            atomic_write_text(self._report, json.dumps(reports))
+            half = self._report.with_suffix(".part")
+            half.write_text(json.dumps(reports), encoding="utf-8")  # not worth waiting for the disk, as all calls would
+            half.replace(self._report)
 
 
 def blocks_at_once(models: Iterable[ModelSettings], in_flight: int, block_rows: int) -> int:
@@ -117,7 +126,7 @@ def forget_flows(work: Path) -> None:
 
 
 def record_flows(run: Run, stage: str, work: Path) -> None:
-    """Record `<stage>.in_flight.<role>.*` over all actors: the limits' sum at the end, the highest, and what cut them."""
+    """Record `<stage>.in_flight.<role>.*` over all actors: final limits, the highest one, what cut them."""
     for role, reports in _read(work).items():
         name = f"{stage}.in_flight.{role}"
         run.record(f"{name}.final", sum(one.limit for one in reports), n=len(reports), unit="calls")

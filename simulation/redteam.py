@@ -25,7 +25,7 @@ from agentmill.runs import Run, wilson
 from simulation.conversation import TurnFailed
 from simulation.effects import effects
 from simulation.gateway_client import GatewayClient
-from simulation.models import ModelSettings, build_model
+from simulation.models import ModelSettings, build_model, closing
 
 _REFUSED = ("HTTP 400", "HTTP 413")  # what the gateway does not let in
 _SEED = 20_260  # of every turn: the same attack on the same model is the same conversation
@@ -118,7 +118,7 @@ async def _run_local(
     settings: RedteamSettings, domain: Domain, system: TeamSettings, attacks: Sequence[Attack], model: ChatModel
 ) -> list[Attempt]:
     private = system.model_copy(update={"world": WorldSettings()})
-    async with Sandbox(1) as sandbox:
+    async with closing(model), Sandbox(1) as sandbox:
 
         async def one(attack: Attack) -> Attempt:
             return await attempt(attack, prepared(domain, attack), model, sandbox, private)

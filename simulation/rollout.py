@@ -21,13 +21,8 @@ from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Conversation
 from simulation.conversation import Played, play
 from simulation.fidelity import user_errors
-<<<<<<< HEAD
-from simulation.job import heed
 from simulation.models import ModelSettings
 from simulation.pacing import Flows
-=======
-from simulation.models import ModelSettings, build_model
->>>>>>> scale
 from simulation.rolled import Rolled, pack
 from simulation.tables import compact
 from simulation.worker import heed
@@ -152,6 +147,12 @@ class Rollout:
         """The team, whose sandbox lives on the event loop of the calls and ends with this process."""
         async with self._opening:
             if self._team is None:
-                sandbox = await Sandbox(SANDBOX_PROCESSES).__aenter__()
-                self._team = Team.local(self.domain, self.teacher, sandbox, self.system)
+                self._sandbox = await Sandbox(SANDBOX_PROCESSES).__aenter__()
+                self._team = Team.local(self.domain, self.teacher, self._sandbox, self.system)
             return self._team
+
+    async def close(self) -> None:
+        """Close the sandbox and the connections; a worker need not, they end with its process."""
+        if self._team is not None:
+            await self._sandbox.__aexit__(None, None, None)
+        await self.flows.close()

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next thing to do: minutes of waiting pass in milliseconds, the same each time."""
+"""An event loop whose clock jumps to the next thing to do: minutes pass in milliseconds, the same way each time."""
 
 import asyncio
 import selectors

@@ -68,10 +68,11 @@ class SqlWorlds:
         self.activity, self.executions = log_tables(metadata)
         self.seeded = [table for table in metadata.sorted_tables if table not in (self.activity, self.executions)]
         sort_by_bytes(metadata)
-        self.copies = lru_cache(maxsize=64)(self._copies)
+        self._copies = create_engine(MEMORY, creator=self._copied, poolclass=NullPool, hide_parameters=True)
         self.server = lru_cache(maxsize=8)(new_engine)
         self._image = lru_cache(maxsize=64)(self._built_image)
-        self._building = Lock()
+        self._building, self._copying = Lock(), Lock()
+        self._next = b""
         self._built: set[tuple[str, str]] = set()
 
     def private_schema(self, settings: WorldSettings, world_seed: int) -> str:
@@ -112,16 +113,20 @@ class SqlWorlds:
                     count_on(connection, self.seeded, None)
             self._built.add((settings.url, ""))
 
-    def _copies(self, world_seed: int) -> Engine:
-        """An engine whose every connection is a new SQLite copy of the seeded world."""
+    def copy(self, world_seed: int) -> Connection:
+        """A connection to a new SQLite copy of the seeded world.
+
+        All copies belong to one engine: one of each seed would translate every statement to SQL again.
+        """
         image = self._image(world_seed)
+        with self._copying:
+            self._next = image
+            return self._copies.connect()
 
-        def copy() -> sqlite3.Connection:
-            raw = _in_memory()
-            raw.deserialize(image)
-            return raw
-
-        return create_engine(MEMORY, creator=copy, poolclass=NullPool, hide_parameters=True)
+    def _copied(self) -> sqlite3.Connection:
+        raw = _in_memory()
+        raw.deserialize(self._next)
+        return raw
 
     def _built_image(self, world_seed: int) -> bytes:
         raw = _in_memory()
@@ -164,7 +169,7 @@ class SqlWorld(ABC):
         self._connection: Connection | None = None
         self._schema: str | None = None
         if self._in_memory:
-            self._connection = self.worlds.copies(world_seed).connect()
+            self._connection = self.worlds.copy(world_seed)
         elif self._settings.shared:
             self.worlds.fill_shared(self._settings, world_seed)
         else:

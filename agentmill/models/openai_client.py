@@ -4,7 +4,7 @@ What can be retried is (time-outs, broken connections, 408, 409, 429, 5xx), with
 Retry-After asks, at most `max_retries` times; what is left over becomes a ModelError. A retried call is one call.
 A `listener` hears when the endpoint had too much to do, and how many requests wait in its queue where it says so.
 
-aiohttp, because a call costs its client a fifth of a millisecond there and several times as much with the `openai`
+aiohttp, because a call costs its client a quarter of a millisecond there and several times as much with the `openai`
 package; it is imported at the first call.
 """
 
@@ -14,7 +14,8 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from agentmill.models.chat import ChatReply, ChatRequest, LoadListener, ModelError
@@ -23,6 +24,7 @@ from agentmill.models.retrying import delay_s, overloaded, retryable
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
+T = TypeVar("T")
 _MAX_SHOWN = 300
 _CONNECT_TIMEOUT_S = 30.0
 _MAX_EVENT_BYTES = 2**20
@@ -72,8 +74,7 @@ class OpenAIModel:
             ModelError: when no answer came after the retries, it was empty, or the model refused to answer.
         """
         began = time.perf_counter()
-        async with self._answered(self._body(request), self._asking()) as answer:
-            content = await answer.read()
+        content = await self._fetched(self._body(request))
         try:
             said = json.loads(content)
             choice = said["choices"][0] if said["choices"] else None
@@ -98,7 +99,7 @@ class OpenAIModel:
         pieces: list[str] = []
         refusal: list[str] = []
         finish, usage, name = "stop", None, self.model
-        async with self._answered(self._body(request, stream=True), {}) as answer:
+        async with self._opening(self._body(request, stream=True)) as answer:
             async for chunk in self._events(answer):
                 usage, name = chunk.get("usage") or usage, chunk.get("model") or name
                 for choice in chunk.get("choices") or ():
@@ -120,7 +121,9 @@ class OpenAIModel:
     def _opened(self) -> "ClientSession":
         if self._session is None:
             import aiohttp
+            from yarl import URL
 
+            self._endpoint = URL(self._url)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=_CONNECT_TIMEOUT_S),
@@ -130,19 +133,30 @@ class OpenAIModel:
             )
         return self._session
 
+    async def _fetched(self, body: bytes) -> bytes:
+        """The body of an answer with status 200, after the retries."""
+        return await self._retried(body, self._read, self._asking())
+
+    async def _read(self, answer: "ClientResponse") -> bytes:
+        async with answer:
+            self._hear_load(answer)
+            return await answer.read()
+
     @asynccontextmanager
-    async def _answered(self, body: bytes, headers: dict[str, str]) -> AsyncIterator["ClientResponse"]:
-        """A response with status 200, after the retries; a connection that breaks while it is read is not retried.
+    async def _opening(self, body: bytes) -> AsyncIterator["ClientResponse"]:
+        """A response with status 200, after the retries, to be read; a stream that breaks is not begun again.
 
         Raises:
-            ModelError: when there is none.
+            ModelError: when there is none, or it broke off.
         """
         import aiohttp
 
-        answer = await self._sent(body, headers)
+        async def as_it_is(answer: "ClientResponse") -> "ClientResponse":
+            return answer
+
+        answer = await self._retried(body, as_it_is, {})
         try:
             async with answer:
-                self._hear_load(answer)
                 yield answer
         except TimeoutError as error:
             self._pushed_back()
@@ -150,15 +164,22 @@ class OpenAIModel:
         except aiohttp.ClientError as error:
             raise ModelError(f"{self.base_url}: the answer broke off: {_named(error)}") from error
 
-    async def _sent(self, body: bytes, headers: dict[str, str]) -> "ClientResponse":
+    async def _retried(
+        self, body: bytes, use: "Callable[[ClientResponse], Awaitable[T]]", headers: dict[str, str]
+    ) -> T:
+        """What `use` makes of the first answer with status 200.
+
+        Raises:
+            ModelError: when there was none, or it could not be used, `max_retries` + 1 times.
+        """
         import aiohttp
 
         for attempt in range(self.max_retries + 1):
             said: dict[str, str] = {}
             try:
-                answer = await self._opened().post(self._url, data=body, headers=headers, proxy=self._proxy)
+                answer = await self._opened().post(self._endpoint, data=body, headers=headers, proxy=self._proxy)
                 if answer.status == 200:
-                    return answer
+                    return await use(answer)
                 said = {name.lower(): value for name, value in answer.headers.items()}
                 problem = await self._refused(answer)
             except TimeoutError:
@@ -225,7 +246,6 @@ class OpenAIModel:
         sampling = request.sampling
         fields: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
         }
@@ -239,7 +259,11 @@ class OpenAIModel:
             fields["structured_outputs"] = {"grammar": request.response_grammar}
         if stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
-        return json.dumps(fields, ensure_ascii=False).encode()
+        messages = ",".join(
+            _kept_message(one.content) if one.role == "system" else _message(one.role, one.content)
+            for one in request.messages
+        )
+        return f'{{"messages":[{messages}],{json.dumps(fields, ensure_ascii=False)[1:]}'.encode()
 
     def _require_answer(self, refusal: str | None, finish: str | None) -> None:
         if refusal:
@@ -259,6 +283,16 @@ class OpenAIModel:
             finish_reason="length" if finish == "length" else "stop",
             latency_s=seconds,
         )
+
+
+def _message(role: str, content: str) -> str:
+    return json.dumps({"role": role, "content": content}, ensure_ascii=False)
+
+
+@lru_cache(maxsize=64)
+def _kept_message(content: str) -> str:
+    """A system message, which is most of a request and the same in all of an agent's."""
+    return _message("system", content)
 
 
 def _proxy_of(url: str) -> str | None:

@@ -20,10 +20,10 @@ from agentmill.domains.base import Domain
 from agentmill.models.chat import AgentName, Message
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import Run, RunError, digest_json
+from simulation.chunks import Conversations, Deed
 from simulation.corpora.dpo import differ
 from simulation.corpora.rows import Candidate, assistant, lineage
 from simulation.judge import TRAINABLE
-from simulation.judging import Conversations, Deed
 from simulation.verify import Place, Verifier
 
 HAND = "hand"

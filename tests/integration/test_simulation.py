@@ -175,6 +175,11 @@ def test_every_call_of_a_trained_agent_is_judged_and_the_teachers_mistakes_are_m
     assert all(row["refined"] != row["output"] for row in refined if row["verdict"] == "edit")
     figures = [value(simulated, f"refine.{name}") for name in ("kept", "edited", "unjudged")]
     assert figures == [verdicts["keep"], verdicts["edit"], verdicts["unjudged"]]
+    assert value(simulated, "refine.judge.gold") > 200
+    assert value(simulated, "refine.judge.agreement") == value(simulated, "refine.second_look.agreement") == 1.0
+    assert 0.5 < value(simulated, "refine.cost.calls_per_accepted") <= 1.1
+    assert value(simulated, "simulate.user_errors") == 0.0  # the expert makes no errors of its own
+    assert value(simulated, "simulate.user_errors.unreachable") == 0.0
     assert value(simulated, "refine.asked") < len(calls)  # calls that are alike are paid for once
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agentmill.domains.base import Goal, PlannedSwitch, Scenario, ScenarioSource
+from agentmill.domains.kit.scenarios import Drawn
 from agentmill.domains.switching import SwitchKind
 
 _ATTEMPTS = 400
@@ -60,13 +61,14 @@ def plan_switches(
 
 def scenarios_with_switches(
     count: int, seed: int, split: str, *, source: ScenarioSource, draw: DrawSwitches, kinds: Sequence[SwitchKind]
-) -> list[Scenario]:
-    """`count` scenarios of `source` with switches, the kinds in turn.
+) -> Sequence[Scenario]:
+    """`count` scenarios of `source` with switches, the kinds in turn; each is drawn when it is looked at.
 
     Raises:
         ValueError: for a split that the source does not have.
     """
-    return [_switched(seed, split, i, source, draw, kinds) for i in range(count)]
+    source(0, seed, split)
+    return Drawn(count, lambda place: _switched(seed, split, place, source, draw, kinds))
 
 
 def _switched(

@@ -27,7 +27,7 @@ def draw_switches(
     return plan_switches(_DRAWS, rng, _Ground(rng, world_data(world_seed), list(goals)), kind)
 
 
-def generate_switches(count: int, seed: int, split: str) -> list[Scenario]:
+def generate_switches(count: int, seed: int, split: str) -> Sequence[Scenario]:
     """`count` scenarios over all intents, each with a switch and some with two, every kind as often as the others.
 
     Raises:
