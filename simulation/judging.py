@@ -254,7 +254,14 @@ class _Asker:
     """One judge with the verdicts that it gave last, by the digest of what was judged."""
 
     def __init__(
-        self, domain: Domain, settings: RefineSettings, role: str, model: ModelSettings, flows: Flows, seed: int, stop: str
+        self,
+        domain: Domain,
+        settings: RefineSettings,
+        role: str,
+        model: ModelSettings,
+        flows: Flows,
+        seed: int,
+        stop: str,
     ) -> None:
         self.guarded = settings.guarded(model, domain, stop=stop, built=flows.paced(role, model, domain))
         self.judge = Judge(domain, self.guarded, model, attempts=settings.attempts, max_tokens=settings.max_tokens)

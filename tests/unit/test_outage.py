@@ -30,9 +30,7 @@ def endpoint() -> Iterator[JudgeEndpoint]:
 
 
 @contextlib.asynccontextmanager
-async def judge_of(
-    endpoint: JudgeEndpoint, settings: OutageSettings = QUICK
-) -> AsyncIterator[tuple[Judge, Guarded]]:
+async def judge_of(endpoint: JudgeEndpoint, settings: OutageSettings = QUICK) -> AsyncIterator[tuple[Judge, Guarded]]:
     model = OpenAIModel(endpoint.settings.url, "judge", timeout_s=endpoint.settings.timeout_s, max_retries=0)
     guarded = Guarded(model, settings, name="the judge", attempts=2)
     yield Judge(AUTOMOTIVE, guarded, endpoint.settings, attempts=2, max_tokens=500), guarded
@@ -84,9 +82,7 @@ async def test_a_judge_that_does_not_come_back_stops_the_work_with_the_reason(en
     assert re.search(r"the judge has answered nothing for .*outage_s=0.2.*500", str(told[0]))
 
 
-@pytest.mark.parametrize(
-    ("mood", "because"), [("garbage", "unreadable"), ("cut", "cut"), ("forbidden", "no_answer")]
-)
+@pytest.mark.parametrize(("mood", "because"), [("garbage", "unreadable"), ("cut", "cut"), ("forbidden", "no_answer")])
 async def test_answers_that_are_no_verdicts_leave_the_call_unjudged(
     endpoint: JudgeEndpoint, mood: Mood, because: str
 ) -> None:

@@ -5,14 +5,13 @@ A pack says for each kind how it may be planned on the `goals` of its ground (`D
 shorter one.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agentmill.domains.base import Goal, PlannedSwitch, Scenario, ScenarioSource
-from agentmill.domains.kit.scenarios import Drawn
+from agentmill.domains.kit.scenarios import Drawn, content_digest
 from agentmill.domains.switching import SwitchKind
 
 _ATTEMPTS = 400
@@ -91,5 +90,4 @@ def _switched(
 def with_switches(scenario: Scenario, goals: Sequence[Goal], switches: Sequence[PlannedSwitch]) -> Scenario:
     """The scenario with other goals and switches, under the id that is due to its content."""
     changed = scenario.model_copy(update={"goals": tuple(goals), "switches": tuple(switches)})
-    content = changed.model_dump_json(exclude={"sid"})
-    return changed.model_copy(update={"sid": hashlib.sha256(content.encode()).hexdigest()[:16]})
+    return changed.model_copy(update={"sid": content_digest(changed)})
