@@ -21,13 +21,8 @@ from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Conversation
 from simulation.conversation import Played, play
 from simulation.fidelity import user_errors
-<<<<<<< HEAD
-from simulation.job import heed
 from simulation.models import ModelSettings
 from simulation.pacing import Flows
-=======
-from simulation.models import ModelSettings, build_model
->>>>>>> scale
 from simulation.rolled import Rolled, pack
 from simulation.tables import compact
 from simulation.worker import heed

@@ -185,6 +185,19 @@ def test_the_corpora_hold_every_agent(simulated: Run) -> None:
     assert not {row["sid"] for row in train} & {row["sid"] for row in heldout}
 
 
+def test_every_corpus_is_built_and_no_conversation_is_in_two_splits_of_any(simulated: Run) -> None:
+    sids: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    counts = {}
+    for file in sorted(simulated.path("corpora", "x").parent.glob("*/*.parquet")):
+        rows = pq.read_table(file, columns=["sid"])["sid"].to_pylist()
+        counts[f"{file.parent.name}/{file.stem}"] = len(rows)
+        sids["train" if file.stem in {"train", "in_domain"} else "heldout"] |= set(rows) - {""}
+    assert all(counts[name] > 0 for name in counts if name != "dpo/heldout"), counts
+    assert {name.split("/")[0] for name in counts} == {"cpt", "sft", "dpo", "drafter", "calibration", "eval"}
+    assert not sids["train"] & sids["heldout"]
+    assert value(simulated, "corpora.dpo.train") <= value(simulated, "refine.edited")
+
+
 def test_the_teacher_is_evaluated_on_other_held_out_scenarios(simulated: Run) -> None:
     settings = EvaluateSettings(scenarios=8, agent_calls=10)
     teacher = ModelSettings(mistake_rate=0.3)

@@ -1,6 +1,7 @@
 """Z_DPO: judged pairs that really differ, pairs made by hand, and the commands for them; what a drafter learns from."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -182,21 +183,18 @@ def test_a_file_of_pairs_that_is_wrong_says_where(tmp_path: Path, automotive: Do
 
 
 def test_hand_made_pairs_may_be_drawn_down_to_a_share(made: MadeRun, tmp_path: Path) -> None:
-    recorded(made, planner_call(made, "train"))
+    pairs = []
     for i in range(6):
         made.call("train", f"{FRAME}\nname: {i}", PLAN, output=WRONG, agent="planner", verdict="edit")
-    made.write()
-    file = tmp_path / "pairs.yaml"
-    for _ in range(1):
-        run_command("pairs", "new", made.run.root, "--call", "train-0-1", "--out", file)
-    fill(file, PLAN)
-    mixture = Mixture(dpo=DpoShares(hand=0.1))
-    made.build(CorporaSettings(dpo=DpoSettings(hand=file), near_duplicates=EXACT, mixture=mixture))
-    assert {row["source"] for row in made.rows("dpo")} == {"judge", "hand"} or made.figure(
-        "corpora.dpo.share.hand"
-    ) == pytest.approx(0.0)
-    made.build(CorporaSettings(dpo=DpoSettings(hand=file), near_duplicates=EXACT))
-    assert [row["source"] for row in made.rows("dpo")].count("hand") == 1
+        prompt = [{"role": "system", "content": "Plan."}, {"role": "user", "content": f"{FRAME}\nname: {i}"}]
+        pairs.append({"agent": "planner", "prompt": prompt, "rejected": WRONG, "chosen": PLAN})
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    settings = {"dpo": DpoSettings(hand=file), "near_duplicates": EXACT}
+    made.build(CorporaSettings.model_validate({**settings, "mixture": Mixture(dpo=DpoShares(hand=0.25))}))
+    assert Counter(row["source"] for row in made.rows("dpo")) == {"judge": 6, "hand": 2}
+    made.build(CorporaSettings.model_validate(settings))
+    assert Counter(row["source"] for row in made.rows("dpo")) == {"judge": 6, "hand": 6}
 
 
 async def test_the_student_writes_the_responses_that_a_drafter_learns_from() -> None:
@@ -206,12 +204,10 @@ async def test_the_student_writes_the_responses_that_a_drafter_learns_from() -> 
         return f"re: {request.messages[-1].content}"
 
     model = ScriptedModel(planner=answer, explainer=answer)
-    names = ["planner"] * 20 + ["public"] * 5
-    rows = [
-        {"prompt": [{"role": "user", "content": f"{'fail' if i == 3 else 'ask'} {i}"}], "completion": [], "agent": agent,
-         "call_id": str(i), "status": "open", "error": "", "model": ""}
-        for i, agent in enumerate(names)
-    ]  # fmt: skip
+    rows = []
+    for i, agent in enumerate(["planner"] * 20 + ["public"] * 5):
+        prompt = [{"role": "user", "content": f"{'fail' if i == 3 else 'ask'} {i}"}]
+        rows.append({"prompt": prompt, "completion": [], "agent": agent, "call_id": str(i), "status": "open"})
     done = [row async for row in regenerate(rows, model, sampling=Sampling(seed=1), in_flight=4)]
     assert [row["call_id"] for row in done] == [str(i) for i in range(25)]
     assert [row["status"] for row in done].count("ok") == 24
