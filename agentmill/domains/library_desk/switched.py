@@ -22,7 +22,10 @@ _CHANGES = {"holds": "place_hold", "cancelled": "cancel_hold", "renewed": "renew
 def draw_switches(
     rng: random.Random, world_seed: int, goals: Sequence[Goal], kind: str | None
 ) -> tuple[list[Goal], tuple[PlannedSwitch, ...]]:
-    """Plan one switch of a kind (`switching.KINDS`), of any for None; the goals as they were and no switch where none of it fits them."""
+    """Plan one switch of a kind (`switching.KINDS`), of any for None.
+
+    Where none fits the goals they come back as they were, with no switch.
+    """
     return plan_switches(_DRAWS, rng, _Ground(rng, world_data(world_seed), list(goals)), kind)
 
 
