@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from agentmill.config import ConfigError
+from agentmill.domains.base import load_domain
 from agentmill.runs import Run
 from simulation.corpora.pairs import add_pairs, new_pairs, read_pairs
 from simulation.corpora.traces import heldout_sids
@@ -20,7 +21,7 @@ def start_pairs(run: Run, calls: list[str], evaluation: str | None, count: int, 
         raise ConfigError("pairs new: nothing to make a pair of; give --call ID or --evaluation STAGE")
     if out.exists():
         read_pairs(out)
-    pairs = new_pairs(run, calls, evaluation, count)
+    pairs = new_pairs(run, load_domain(run.manifest["config"]["domain"]), calls, evaluation, count)
     add_pairs(out, pairs)
     held = heldout_sids(run) & {pair.sid for pair in pairs}
     lines = [f"{out}: {len(pairs)} pairs to fill in; write `chosen` of each, then `agentmill pairs check {out}`"]

@@ -27,6 +27,24 @@ AGENT_WORK = {
     "explainer.grounded": "Explainer: reply grounded",
 }
 WHO = {"sft": "student", "teacher": "teacher"}
+TRUST = {
+    "simulate.user_errors": "conversations that the simulated customer spoiled",
+    "simulate.user_errors.left_early": "it left before its goal",
+    "simulate.user_errors.contradicted": "it contradicted its profile or its goals",
+    "simulate.user_errors.answered_for_assistant": "it spoke for the assistant",
+    "simulate.user_errors.repeated": "it said the same without end",
+    "simulate.user_errors.unreachable": "its goal cannot be reached at all",
+    "refine.judge.agreement": "the judge agrees with the gold set",
+    "refine.judge.kappa": "the judge agrees beyond chance (Cohen's kappa)",
+    "refine.judge.precision": "what it edits is wrong",
+    "refine.judge.recall": "what is wrong it edits",
+    "refine.judge.mended": "what it edits is right afterwards",
+    "refine.second_look.agreement": "a second judge agrees",
+    "refine.second_look.kappa": "a second judge agrees beyond chance (Cohen's kappa)",
+    "refine.unjudged_share": "calls left unjudged",
+    "refine.cost.calls_per_accepted": "judge calls for each output that may be taught",
+    "refine.cost.tokens_per_accepted": "judge tokens for each output that may be taught",
+}
 
 
 def run(run: Run, settings: ReportSettings) -> None:
@@ -52,6 +70,7 @@ def render(run: Run, settings: ReportSettings) -> str:
         manifest=run.manifest,
         stages=_stages(run, figures),
         figures=figures,
+        trust={label: figures[name] for name, label in TRUST.items() if name in figures},
         corpora=_under(figures, "simulate", "refine", "corpora", "data"),
         training=_under(figures, "base", "train"),
         evaluation=_evaluation(figures),

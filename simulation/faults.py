@@ -1,8 +1,8 @@
 """Errors of a user simulator, made on purpose: so that what finds them can be measured.
 
-A faulty customer is a good one whose answers are spoiled in one of the ways of `simulation.fidelity`. Invariant: a fault
-is a pure function of the request and the seed; `applied` says whether it has been made in this conversation, because
-some utterances offer no place for it.
+A faulty customer is a good one whose answers are spoiled in one of the ways of `simulation.fidelity`. Invariant: a
+fault is a pure function of the request and the seed; `applied` says whether it has been made in this conversation,
+because some utterances offer no place for it.
 """
 
 import json

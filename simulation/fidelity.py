@@ -249,7 +249,7 @@ def require_faithful(run: Run, limit: float) -> None:
     if never is not None and never.interval is not None and never.interval[0] > limit:
         raise UnfaithfulSimulator(
             f"refine: {float(never.value):.1%} of the conversations have goals that cannot be reached, above "
-            f"refine.max_user_errors={limit:g}; nothing was judged or built. Mend the pack's scenarios and simulate again"
+            f"refine.max_user_errors={limit:g}; nothing was judged or built. Mend the pack's scenarios, simulate again"
         )
     if low <= limit:
         return

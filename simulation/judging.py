@@ -9,36 +9,31 @@ early, the verdicts that it has are kept on disk, and the next attempt asks for 
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from agentmill.config import Strict
-from agentmill.domains.base import Domain, Scenario, load_domain
+from agentmill.domains.base import Domain, load_domain
 from agentmill.models.chat import AgentName, ChatModel
 from agentmill.plans.sandbox import Sandbox
-from agentmill.runs import RunError, digest_json
-from simulation.judge import TRAINABLE, Judge, Judged
+from agentmill.runs import digest_json
+from simulation.chunks import GROUPS, Chunk, Conversations, Groups
+from simulation.judge import Judge, Judged
 from simulation.models import ModelSettings, build_model
 from simulation.outage import Guarded, ModelDown, OutageSettings, Stopped
 from simulation.pacing import Flows
 from simulation.remembered import Remembered
-from simulation.tables import compact, prompt_of, read_table, write_table
-from simulation.verify import Place, Verifier, changing
+from simulation.tables import compact, prompt_of, write_table
+from simulation.verify import Verifier
 from simulation.work import ActorRange
 from simulation.worker import JobStopped, give_up, heed
 
-CHUNK = 256  # so many calls are one row of the job; what a killed worker loses at most of each chunk in flight
-CALL_COLUMNS = ("call_id", "sid", "turn", "index", "agent", "messages_json", "output", "status")
 KEEP_EVERY_S = 10.0
-GROUPS = 2  # row groups that are kept, because several chunks are in one
-_PARTS = 2
 _TEXT = (
     "call_id", "verdict", "severity", "unjudged_because", "refined", "reason", "criteria_json", "violations_json",
     "judged_as", "second_verdict",
@@ -98,67 +93,6 @@ class RefineSettings(Strict):
         return Guarded(built, self.outage, name=name, attempts=self.attempts, stop=stop)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """`count` calls of row group `group` of a part of simulate/calls, from row `offset` of it."""
-
-    part: str
-    group: int
-    offset: int
-    count: int
-
-    def read(self, folder: Path, groups: "Groups") -> pa.Table:
-        """The chunk's calls of trained agents, in order; `groups` holds the row groups that were read last."""
-        table = groups.get((self.part, self.group))
-        if table is None:
-            file = pq.ParquetFile(folder / "calls" / self.part)
-            table = groups.put((self.part, self.group), file.read_row_group(self.group, columns=list(CALL_COLUMNS)))
-        table = table.slice(self.offset, self.count)
-        return table.filter(pa.array([agent in TRAINABLE for agent in table["agent"].to_pylist()]))
-
-
-Groups = Remembered[pa.Table]
-Deed = tuple[str, str, tuple[str, ...]]  # requests, plan, switches in force: see Place
-
-
-class Conversations:
-    """The scenarios of conversations and what their turns changed, read part by part."""
-
-    def __init__(self, folder: Path, domain: Domain) -> None:
-        self.folder = folder
-        self.domain = domain
-        self._parts = Remembered[dict[str, tuple[str, list[tuple[int, Deed]]]]](_PARTS)
-        self._scenarios = Remembered[Scenario](64)
-
-    def place(self, part: str, sid: str, turn: int) -> Place:
-        """Where turn `turn` of a conversation, whose calls are in `part`, found the world.
-
-        Raises:
-            RunError: when the conversation is not in the part of the same name.
-        """
-        known = self._parts.get(part) or self._parts.put(part, self._read(part))
-        if sid not in known:
-            raise RunError(f"{self.folder}: conversation {sid} is not in conversations/{part}; simulate again")
-        text, changes = known[sid]
-        scenario = self._scenarios.get(sid) or self._scenarios.put(sid, Scenario.model_validate_json(text))
-        before = tuple(deed for number, deed in changes if number < turn)
-        return Place(scenario.world_seed, scenario, before)
-
-    def _read(self, part: str) -> dict[str, tuple[str, list[tuple[int, Deed]]]]:
-        table = read_table(self.folder / "conversations" / part, ["sid", "scenario_json"])
-        found: dict[str, tuple[str, list[tuple[int, Deed]]]] = {
-            row["sid"]: (row["scenario_json"], []) for row in table.to_pylist()
-        }
-        columns = ["sid", "turn", "status", "intent", "plan", "switches_json"]
-        switches: dict[str, tuple[str, ...]] = {}
-        for row in read_table(self.folder / "turns" / part, columns).to_pylist():
-            sid, plan = row["sid"], row["plan"]
-            switches[sid] = (*switches.get(sid, ()), *json.loads(row["switches_json"]))
-            if row["status"] == "answered" and plan and changing(self.domain.under(switches[sid]), plan):
-                found[sid][1].append((row["turn"], (row["intent"], plan, switches[sid])))
-        return found
-
-
 class Refiner:
     """The actor: see the module. `folder` is simulate's, `work` the job's."""
 
@@ -214,20 +148,32 @@ class Refiner:
         waiting: set[asyncio.Future[Row]] = set(tasks.values())
         while waiting:
             finished, waiting = await asyncio.wait(waiting, timeout=KEEP_EVERY_S, return_when=asyncio.FIRST_EXCEPTION)
-            broken = next((task.exception() for task in finished if task.exception()), None)
-            if broken is not None:
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
-            if broken is not None or waiting:
+            broken = [error for task in finished if (error := task.exception()) is not None]
+            if broken:
+                await self._end(waiting, wait=all(isinstance(error, ModelDown | Stopped) for error in broken))
+            if broken or waiting:
                 _keep([*done.values(), *_finished(tasks.values())], file)
-            if isinstance(broken, ModelDown):
-                give_up(self.stop, str(broken))
-            if isinstance(broken, Stopped):
-                raise JobStopped(self.stop)
-            if broken is not None:
-                raise broken
+            if broken:
+                self._give_up(broken)
         return [done[call["call_id"]] if call["call_id"] in done else tasks[call["call_id"]].result() for call in calls]
+
+    def _give_up(self, broken: Sequence[BaseException]) -> NoReturn:
+        """Say why a chunk could not be finished: a fault of ours before the judge, who is away, before a stop."""
+        fault = next((error for error in broken if not isinstance(error, ModelDown | Stopped)), None)
+        if fault is not None:
+            raise fault
+        away = next((error for error in broken if isinstance(error, ModelDown)), None)
+        if away is not None:
+            give_up(self.stop, str(away))
+        raise JobStopped(self.stop)
+
+    async def _end(self, tasks: Iterable["asyncio.Future[Row]"], *, wait: bool) -> None:
+        """End what is under way; with `wait` calls that the judge answers at this moment come to their end."""
+        for asker in filter(None, (self.first, self.second)):
+            asker.guarded.give_up()
+        for task in () if wait else tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _verdict(self, call: Row, part: str) -> Row:
         """One call's row."""

@@ -68,6 +68,7 @@ class Guarded:
         self._row = 0  # failures since the last answer
         self._since = 0.0  # when the first of them was
         self._open = False
+        self._given_up = False
         self._probes = 0
         self._probing = asyncio.Lock()
 
@@ -81,6 +82,8 @@ class Guarded:
         """
         own = 0
         while True:
+            if self._given_up:
+                raise Stopped(self.stop)
             answers = self._answers
             try:
                 return await self._admitted(request)
@@ -93,17 +96,24 @@ class Guarded:
                 if not self._open:
                     await self._pause(_jittered(min(_BACKOFF_S * 2**own, _BACKOFF_MAX_S), request))
 
+    def give_up(self) -> None:
+        """Make no call any more: those that are under way may end, the others are Stopped."""
+        self._given_up = True
+
     async def _admitted(self, request: ChatRequest) -> ChatReply:
         """The call at once where the model is there, in turn where it is not."""
         if not self._open:
             return await self._made(request)
         async with self._probing:
-            if self._open:
+            if self._away():  # nobody has been answered while this call waited for its turn
                 pause = min(self.settings.probe_s * 2**self._probes, self.settings.probe_max_s)
                 self._probes += 1
                 await self._pause(pause)
                 return await self._made(request)
         return await self._made(request)
+
+    def _away(self) -> bool:
+        return self._open
 
     async def _made(self, request: ChatRequest) -> ChatReply:
         try:
@@ -135,6 +145,7 @@ class Guarded:
             _log.warning("%s does not answer; waiting and probing: %s", self.name, error)
         away = now - self._since
         if self._open and away >= self.settings.outage_s:
+            self.give_up()
             limit = f"outage_s={self.settings.outage_s:g}"
             raise ModelDown(
                 f"{self.name} has answered nothing for {away:.0f} s ({limit}); the last: {error}"
@@ -144,7 +155,7 @@ class Guarded:
         """Wait, and look meanwhile whether the job is to stop."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            if self.stop and os.path.exists(self.stop):
+            if self._given_up or (self.stop and os.path.exists(self.stop)):
                 raise Stopped(self.stop)
             await asyncio.sleep(min(left, _HEED_S))
 

@@ -24,11 +24,12 @@ from agentmill.domains.base import Domain, load_domain
 from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, digest_json, wilson
 from simulation import agreement
+from simulation.chunks import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups
 from simulation.claim import claim
 from simulation.fidelity import require_faithful
 from simulation.job import run_job
 from simulation.judge import TRAINABLE
-from simulation.judging import CALL_COLUMNS, CHUNK, GROUPS, Chunk, Groups, Refiner, RefineSettings, unpacked
+from simulation.judging import Refiner, RefineSettings, unpacked
 from simulation.models import build_model
 from simulation.pacing import forget_flows, record_flows
 from simulation.tables import REFINED_SCHEMA, part_files, write_table
@@ -87,8 +88,9 @@ def run(run: Run, settings: RefineSettings, *, domain: str, seed: int) -> None:
     record_flows(run, "refine", work)
     tally = _write_all(run, job)
     gold = agreement.judge_gold(run, settings, pack, seed)
-    shutil.rmtree(work)
     _record(run, tally, time.monotonic() - began)
+    record_flows(run, "refine", work)
+    shutil.rmtree(work)
     run.record("refine.worker_peak_mib", done.worker_peak_mib, unit="MiB")
     agreement.record(run, gold, list(tally.second.values()), pack)
 

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from agentmill.domains.base import Scenario
 from agentmill.records import (
     CALL_SCHEMA,
     CONVERSATION_SCHEMA,
@@ -153,13 +152,6 @@ def column_by_sid(folder: Path, column: str) -> dict[str, Any]:
     """One small column of `simulate/conversations` by the conversation's sid, such as `world_seed` or `split`."""
     table = read_folder(folder, ["sid", column])
     return dict(zip(table["sid"].to_pylist(), table[column].to_pylist(), strict=True))
-
-
-def scenarios_by_sid(folder: Path) -> dict[str, Scenario]:
-    """The scenario of every conversation in `simulate/conversations`."""
-    table = read_folder(folder, ["sid", "scenario_json"])
-    pairs = zip(table["sid"].to_pylist(), table["scenario_json"].to_pylist(), strict=True)
-    return {sid: Scenario.model_validate_json(text) for sid, text in pairs}
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

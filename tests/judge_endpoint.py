@@ -16,7 +16,10 @@ Mood = Literal["well", "hangs", "500", "garbage", "no_http", "cut", "forbidden",
 
 
 class JudgeEndpoint:
-    """Answers like the domain's expert while `mood` is `well`. `asked` holds every user frame, in order."""
+    """Answers like the domain's expert while `mood` is `well`.
+
+    `asked` holds every user frame, `answered` those that got a verdict.
+    """
 
     def __init__(self, domain: str = "automotive") -> None:
         expert = load_domain(domain).expert
@@ -24,7 +27,9 @@ class JudgeEndpoint:
         self._expert = expert(0.0)
         self.mood: Mood = "well"
         self.fails_on = ""  # with a mood other than `well`: only requests whose frame has this text
+        self.break_after = 0  # so many well answers come first
         self.asked: list[str] = []
+        self.answered: list[str] = []
         self._ended = threading.Event()
         outer = self
 
@@ -63,7 +68,7 @@ class JudgeEndpoint:
         messages = tuple(Message.model_validate(message) for message in body["messages"])
         frame = messages[1].content
         self.asked.append(frame)
-        mood = self.mood if self.fails_on in frame else "well"
+        mood = self.mood if self.fails_on in frame and len(self.answered) >= self.break_after else "well"
         if mood == "hangs":
             self._ended.wait(30)
             return
@@ -73,6 +78,8 @@ class JudgeEndpoint:
             return
         status = {"500": 500, "forbidden": 403}.get(mood, 200)
         said = {"error": {"message": f"the judge is {mood}"}} if status != 200 else self._said(mood, messages)
+        if mood == "well":
+            self.answered.append(frame)
         payload = json.dumps(said).encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")

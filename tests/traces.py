@@ -21,20 +21,19 @@ class MadeRun:
     """Make conversations, give them turns and calls, then `build`."""
 
     def __init__(self, folder: Path, domain: Domain) -> None:
-        self.run = Run.create(folder, {}, "test")
+        self.run = Run.create(folder, {"domain": domain.name}, "test")
         self.domain = domain
         self.conversations: list[Conversation] = []
         self.turns: list[Turn] = []
         self.calls: list[Row] = []
-        self.user_errors: dict[str, list[str]] = {}
 
-    def conversation(self, sid: str, split: Any = "train", **slots: str) -> None:
+    def conversation(self, sid: str, split: Any = "train", *, user_errors: tuple[str, ...] = (), **slots: str) -> None:
         goal = Goal(intent="small_talk", slots=slots, expect={})
         scenario = Scenario(sid=sid, seed=1, world_seed=1, persona="plain", goals=(goal,), split=split)
         self.conversations.append(
             Conversation(
                 sid=sid, scenario_json=scenario.model_dump_json(), status="exit", success=True, reasons=(), turns=1,
-                calls=1, world_json="{}", seconds=0.1,
+                calls=1, world_json="{}", seconds=0.1, user_errors=user_errors,
             )
         )  # fmt: skip
 
@@ -55,6 +54,7 @@ class MadeRun:
             "call_id": f"{sid}-0-{number}", "sid": sid, "turn": 0, "index": number, "agent": agent,
             "messages_json": compact(messages), "output": refined, "status": "ok", "verdict": "keep",
             "refined": refined, "reason": "", "criteria_json": "{}", "violations_json": "", "judged_as": "x",
+            "second_verdict": "",
         }  # fmt: skip
         self.calls.append({**row, **fields})
 
@@ -69,12 +69,6 @@ class MadeRun:
         order = [conversation.sid for conversation in self.conversations]
         turns = sorted(self.turns, key=lambda turn: order.index(turn.sid))
         tables = conversation_tables(self.conversations, turns, [])
-        if self.user_errors:
-            errors = [json.dumps(self.user_errors.get(sid, [])) for sid in order]
-            table = tables["conversations"]
-            if "user_errors_json" in table.column_names:
-                table = table.drop_columns(["user_errors_json"])
-            tables["conversations"] = table.append_column("user_errors_json", pa.array(errors))
         for name in ("conversations", "turns"):
             write_table(tables[name], self.run.path("simulate", name, "part-00000.parquet"))
         calls = sorted(self.calls, key=lambda call: order.index(call["sid"]))

@@ -161,7 +161,9 @@ class _Corpora:
 
     def contents(self, built: Built, public: Path | None) -> Contents:
         """What the card states."""
-        files = [(name, s, found.rows[s]) for name, found in built.sieved.items() for s in SPLITS if s in found.rows]
+        files: list[tuple[str, str, int]] = [
+            (name, s, found.rows[s]) for name, found in built.sieved.items() for s in SPLITS if s in found.rows
+        ]
         files += [("calibration", name, sum(rows.values())) for name, rows in built.calibration.items()]
         files.append(("eval", "heldout", built.heldout))
         return Contents(self._domain.name, self._run.name, built.sieved, files, built.personal, public, built.skipped)

@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from agentmill.config import ConfigError, Strict, UserError
-from agentmill.domains.base import Domain, Scenario
+from agentmill.domains.base import Domain
 from agentmill.models.chat import AgentName, Message
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import Run, RunError, digest_json
+from simulation.chunks import Conversations, Deed
 from simulation.corpora.dpo import differ
 from simulation.corpora.rows import Candidate, assistant, lineage
 from simulation.judge import TRAINABLE
-from simulation.verify import Verifier
+from simulation.verify import Place, Verifier
 
 HAND = "hand"
 _YAML = (".yaml", ".yml")
@@ -34,7 +35,9 @@ class PairError(UserError):
 
 
 class HandPair(Strict):
-    """One pair. `sid` and `world_seed` say which conversation and world the call is from; `note` is for people."""
+    """One pair. `sid` says which conversation the call is from, `world_seed` and `before` (requests, plan, switches in
+    force of the turns that had changed the world) how the call found the world; `note` is for people.
+    """
 
     agent: AgentName
     prompt: tuple[Message, ...] = Field(min_length=1)
@@ -43,6 +46,7 @@ class HandPair(Strict):
     call_id: str = ""
     sid: str = ""
     world_seed: int = 1
+    before: tuple[Deed, ...] = ()
     note: str = ""
 
     @property
@@ -95,15 +99,15 @@ def hand_rows(pairs: Iterable[HandPair], run: str) -> Iterator[Candidate]:
         yield Candidate({"prompt": [m.model_dump() for m in pair.prompt], **sides, **origin}, "train", HAND)
 
 
-def new_pairs(run: Run, calls: list[str], evaluation: str | None, count: int) -> list[HandPair]:
+def new_pairs(run: Run, domain: Domain, calls: list[str], evaluation: str | None, count: int) -> list[HandPair]:
     """Pairs to fill in: from recorded calls by their ids, and from calls that an evaluation found wrong.
 
     Raises:
         RunError: when a call is not in the run, or the evaluation was not done or found nothing wrong.
     """
-    made = [_from_call(run, call_id) for call_id in calls]
+    made = [_from_call(run, domain, call_id) for call_id in calls]
     if evaluation is not None:
-        made += _from_evaluation(run, evaluation, count)
+        made += _from_evaluation(run, domain, evaluation, count)
     return made
 
 
@@ -131,8 +135,9 @@ async def _problem(pair: HandPair, verifier: Verifier) -> str:
         return "chosen and rejected mean the same; change chosen, or remove the pair"
     if pair.prompt[-1].role != "user":
         return f"prompt ends with a message of the {pair.prompt[-1].role}; it must end with the user's"
+    place = Place(pair.world_seed, before=pair.before)
     try:
-        wrong = await verifier.problem(pair.agent, pair.prompt[-1].content, pair.chosen, pair.world_seed)
+        wrong = await verifier.problem(pair.agent, pair.prompt[-1].content, pair.chosen, place)
     except ValueError as error:
         return f"prompt cannot be read as an agent's frame: {error}"
     return f"chosen: {wrong}; mend it" if wrong else ""
@@ -186,15 +191,14 @@ def _written(pair: HandPair, as_yaml: bool) -> str:
     return stream.getvalue()
 
 
-def _from_call(run: Run, call_id: str) -> HandPair:
+def _from_call(run: Run, domain: Domain, call_id: str) -> HandPair:
+    names = ["call_id", "sid", "turn", "agent", "messages_json", "output"]
     for folder in _call_folders(run):
         for part in sorted(folder.glob("*.parquet")):
-            names = ["call_id", "sid", "agent", "messages_json", "output"]
-            rows = pq.read_table(part, columns=names, filters=[("call_id", "=", call_id)]).to_pylist()
-            if rows:
-                row = rows[0]
+            for row in pq.read_table(part, columns=names, filters=[("call_id", "=", call_id)]).to_pylist():
                 prompt = json.loads(row["messages_json"])[:2]
-                return _stub(run, row["agent"], call_id, row["sid"], prompt, row["output"], folder.parent)
+                place = _place(folder.parent, domain, row["sid"], row["turn"])
+                return _stub(row["agent"], call_id, row["sid"], prompt, row["output"], place)
     raise RunError(
         f"{run.root} has no call {call_id}; ids stand in simulate/calls, evaluate/*/calls and evaluate/*/agents.parquet"
     )
@@ -204,7 +208,7 @@ def _call_folders(run: Run) -> list[Path]:
     return [run.root / "simulate" / "calls", *sorted(run.root.glob("evaluate/*/calls"))]
 
 
-def _from_evaluation(run: Run, stage: str, count: int) -> list[HandPair]:
+def _from_evaluation(run: Run, domain: Domain, stage: str, count: int) -> list[HandPair]:
     file = run.root / "evaluate" / stage / "agents.parquet"
     if not file.is_file():
         there = ", ".join(sorted(path.parent.name for path in run.root.glob("evaluate/*/agents.parquet"))) or "none"
@@ -214,28 +218,29 @@ def _from_evaluation(run: Run, stage: str, count: int) -> list[HandPair]:
         raise RunError(f"--evaluation {stage}: no answer of the agents was wrong; there is nothing to make a pair of")
     made = []
     for row in rows[:count]:
-        sid = row["call_id"].rsplit("-", 2)[0]
+        sid, turn, _ = row["call_id"].rsplit("-", 2)
+        place = _place(run.root / "simulate", domain, sid, int(turn))
         note = f"the judge's own answer: {row['reference']}"
         prompt = json.loads(row["prompt_json"])
-        made.append(_stub(run, row["agent"], row["call_id"], sid, prompt, row["output"], run.root / "simulate", note))
+        made.append(_stub(row["agent"], row["call_id"], sid, prompt, row["output"], place, note))
     return made
 
 
 def _stub(
-    run: Run, agent: AgentName, call_id: str, sid: str, prompt: list[Any], output: str, owner: Path, note: str = ""
+    agent: AgentName, call_id: str, sid: str, prompt: list[Any], output: str, place: Place, note: str = ""
 ) -> HandPair:
     try:
         return HandPair(
-            agent=agent, prompt=tuple(prompt), rejected=output, call_id=call_id, sid=sid,
-            world_seed=_world_seed(owner / "conversations", sid), note=note,
+            agent=agent, prompt=tuple(prompt), rejected=output, call_id=call_id, sid=sid, world_seed=place.world_seed,
+            before=place.before, note=note,
         )  # fmt: skip
     except ValidationError as error:
-        raise ConfigError(f"call {call_id} of {run.root} gives no pair: {error.errors()[0]['msg']}") from error
+        raise ConfigError(f"call {call_id} gives no pair: {error.errors()[0]['msg']}") from error
 
 
-def _world_seed(folder: Path, sid: str) -> int:
-    for part in sorted(folder.glob("*.parquet")):
-        rows = pq.read_table(part, columns=["scenario_json"], filters=[("sid", "=", sid)]).to_pylist()
-        if rows:
-            return Scenario.model_validate_json(rows[0]["scenario_json"]).world_seed
-    return 1
+def _place(folder: Path, domain: Domain, sid: str, turn: int) -> Place:
+    """How a turn of a conversation found the world."""
+    for part in sorted((folder / "conversations").glob("*.parquet")):
+        if pq.read_table(part, columns=["sid"], filters=[("sid", "=", sid)]).num_rows:
+            return Conversations(folder, domain).place(part.name, sid, turn)
+    raise RunError(f"{folder}: conversation {sid} is not in conversations; simulate again")

@@ -157,4 +157,4 @@ class CorporaSettings(Strict):
     public_heldout_share: float = Field(0.05, ge=0.0, lt=1.0)
     public_heldout_rows: int = Field(500, ge=1)
     public_max_characters: int = Field(1200, ge=1)
-    bucket_rows: int = Field(8192, ge=16)
+    bucket_rows: int = Field(4096, ge=16)

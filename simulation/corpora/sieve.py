@@ -112,20 +112,23 @@ class Sieve:
     def _distinct(self) -> Iterator[tuple[str, Candidate]]:
         """The rows without those that came too often, and without held-out rows whose prompt is a training row's."""
         for packed in self._incoming.buckets():
-            bucket = [Candidate(row, SPLITS[split], origin) for row, split, origin in packed]
-            trained = {found.key(self._told) for found in bucket if found.split == "train"}
-            seen: Counter[tuple[Split, int]] = Counter()
-            for found in bucket:
-                if found.split != "train" and found.key(self._told) in trained:
-                    self.result.left_out[f"heldout {self._told} in train"] += 1
-                    continue
-                key = (found.split, found.row_key)
-                seen[key] += 1
-                if seen[key] > self._most:
-                    self.result.left_out["duplicate"] += 1
-                    continue
-                packed_line = [found.row, SPLITS.index(found.split), found.origin]
-                yield json.dumps(packed_line, ensure_ascii=False) + "\n", found
+            yield from self._distinct_of([Candidate(row, SPLITS[split], origin) for row, split, origin in packed])
+
+    def _distinct_of(self, bucket: list[Candidate]) -> Iterator[tuple[str, Candidate]]:
+        """The same for one bucket, which holds every row of its prompts."""
+        trained = {found.key(self._told) for found in bucket if found.split == "train"}
+        seen: Counter[tuple[Split, int]] = Counter()
+        for found in bucket:
+            if found.split != "train" and found.key(self._told) in trained:
+                self.result.left_out[f"heldout {self._told} in train"] += 1
+                continue
+            key = (found.split, found.row_key)
+            seen[key] += 1
+            if seen[key] > self._most:
+                self.result.left_out["duplicate"] += 1
+                continue
+            packed = [found.row, SPLITS.index(found.split), found.origin]
+            yield json.dumps(packed, ensure_ascii=False) + "\n", found
 
     def _bounds(self) -> dict[tuple[int, str], int]:
         """Up to which draw the rows of a (split, origin) are taken, where not all of them are."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-MAX_BUCKETS = 256  # open files at a time
+MAX_BUCKETS = 128  # open files of one spill: several are written at a time, and a process may open about a thousand
 _KEYS = 2**64
 
 
@@ -37,9 +37,11 @@ class Spill:
         self.close()
 
     def buckets(self) -> Iterator[list[Any]]:
-        """The rows of each bucket; a bucket's file is removed when the next is asked for."""
+        """The rows of each bucket; its list is emptied and its file removed when the next is asked for."""
         for path in self._paths:
-            yield list(read_lines(path))
+            rows = list(read_lines(path))
+            yield rows
+            rows.clear()
             path.unlink()
 
 

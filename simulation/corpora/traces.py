@@ -23,15 +23,14 @@ from simulation.tables import part_files, prompt_of, require_version
 
 _AT_ONCE = 512
 _TURN = ["sid", "turn", "utterance", "reply", "status"]
-_CONVERSATION = ["sid", "scenario_json", "status", "success"]
-USER_ERRORS = "user_errors_json"
+_CONVERSATION = ["sid", "scenario_json", "status", "success", "user_errors_json"]
 
 
 @dataclass(frozen=True)
 class Talk:
     """One conversation. `calls` are rows of refine/calls, their first two messages in `messages`.
 
-    `user_error` says that the customer's simulator did something wrong in it, as far as that was looked for.
+    `user_error` says that the customer's simulator did something wrong in it.
     """
 
     sid: str
@@ -40,7 +39,7 @@ class Talk:
     success: bool
     turns: Sequence[Row]
     calls: Sequence[Row]
-    user_error: bool = False
+    user_error: bool
 
     @property
     def split(self) -> Split:
@@ -63,8 +62,7 @@ class Traces:
         calls = _BySid(self._run.path("refine", "calls"), None)
         turns = _BySid(self._run.path("simulate", "turns"), _TURN)
         folder = self._run.path("simulate", "conversations")
-        has_errors = USER_ERRORS in pq.read_schema(part_files(folder)[0]).names
-        for row in _rows(folder, [*_CONVERSATION, USER_ERRORS] if has_errors else _CONVERSATION):
+        for row in _rows(folder, _CONVERSATION):
             scenario = Scenario.model_validate_json(row["scenario_json"])
             yield Talk(
                 sid=row["sid"],
@@ -73,7 +71,7 @@ class Traces:
                 success=row["success"],
                 turns=turns.of(row["sid"]),
                 calls=[_with_messages(call) for call in calls.of(row["sid"])],
-                user_error=bool(json.loads(row.get(USER_ERRORS) or "[]")),
+                user_error=bool(json.loads(row["user_errors_json"])),
             )
         calls.require_end()
         turns.require_end()
@@ -81,8 +79,8 @@ class Traces:
 
 def heldout_sids(run: Run) -> set[str]:
     """The conversations that are held out."""
-    rows = _rows(run.path("simulate", "conversations"), ["sid", "scenario_json"])
-    return {row["sid"] for row in rows if Scenario.model_validate_json(row["scenario_json"]).split == "heldout"}
+    rows = _rows(run.path("simulate", "conversations"), ["sid", "split"])
+    return {row["sid"] for row in rows if row["split"] == "heldout"}
 
 
 def disguised(talk: Talk, disguise: Disguise, settings: PersonalSettings) -> Talk:

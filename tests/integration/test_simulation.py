@@ -175,6 +175,11 @@ def test_every_call_of_a_trained_agent_is_judged_and_the_teachers_mistakes_are_m
     assert all(row["refined"] != row["output"] for row in refined if row["verdict"] == "edit")
     figures = [value(simulated, f"refine.{name}") for name in ("kept", "edited", "unjudged")]
     assert figures == [verdicts["keep"], verdicts["edit"], verdicts["unjudged"]]
+    assert value(simulated, "refine.judge.gold") > 200
+    assert value(simulated, "refine.judge.agreement") == value(simulated, "refine.second_look.agreement") == 1.0
+    assert 0.5 < value(simulated, "refine.cost.calls_per_accepted") <= 1.1
+    assert value(simulated, "simulate.user_errors") == 0.0  # the expert makes no errors of its own
+    assert value(simulated, "simulate.user_errors.unreachable") == 0.0
     assert value(simulated, "refine.asked") < len(calls)  # calls that are alike are paid for once
 
 
@@ -183,6 +188,19 @@ def test_the_corpora_hold_every_agent(simulated: Run) -> None:
     heldout = read_table(simulated.path("corpora", "sft", "heldout.parquet")).to_pylist()
     assert {row["agent"] for row in train} == {"understander", "planner", "evaluator", "explainer"}
     assert not {row["sid"] for row in train} & {row["sid"] for row in heldout}
+
+
+def test_every_corpus_is_built_and_no_conversation_is_in_two_splits_of_any(simulated: Run) -> None:
+    sids: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    counts = {}
+    for file in sorted(simulated.path("corpora", "x").parent.glob("*/*.parquet")):
+        rows = pq.read_table(file, columns=["sid"])["sid"].to_pylist()
+        counts[f"{file.parent.name}/{file.stem}"] = len(rows)
+        sids["train" if file.stem in {"train", "in_domain"} else "heldout"] |= set(rows) - {""}
+    assert all(counts[name] > 0 for name in counts if name != "dpo/heldout"), counts
+    assert {name.split("/")[0] for name in counts} == {"cpt", "sft", "dpo", "drafter", "calibration", "eval"}
+    assert not sids["train"] & sids["heldout"]
+    assert value(simulated, "corpora.dpo.train") <= value(simulated, "refine.edited")
 
 
 def test_the_teacher_is_evaluated_on_other_held_out_scenarios(simulated: Run) -> None:

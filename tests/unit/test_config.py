@@ -103,7 +103,7 @@ def test_every_shipped_configuration_is_valid(file: Path) -> None:
 
 
 def test_a_run_configuration_says_which_file_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.public=.*no such file; give a JSONL file"):
+    with pytest.raises(ConfigError, match=r"data\.public=.*no such file; give a JSONL or Parquet file"):
         validate(RunConfig, {"data": {"public": str(tmp_path / "none.jsonl")}}, "f.yaml")
 
 

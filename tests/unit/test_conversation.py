@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,7 +14,8 @@ from agentmill.agents.contracts import TurnOutcome
 from agentmill.agents.frames import parse_frame
 from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
-from agentmill.domains.base import Domain, Goal, Scenario, load_domain
+from agentmill.domains.base import Domain, Goal, PlannedSwitch, Scenario, load_domain
+from agentmill.domains.kit.personas import PERSONAS
 from agentmill.models.chat import ChatRequest, ModelError
 from agentmill.plans.sandbox import Sandbox
 from agentmill.records import Turn
@@ -75,6 +77,24 @@ async def test_the_customer_sees_persona_goals_and_history_and_never_the_expecte
     assert json.loads(frame["goals"]) == [{"intent": "opening_hours", "slots": {"day": "friday"}}]
     assert json.loads(frame["history"]) == [["Hello", "Yes."]]
     assert "expect" not in user.requests[1].messages[-1].content
+
+
+async def test_every_context_vector_of_a_scenario_reaches_any_model_that_plays_the_customer(automotive: Domain) -> None:
+    user = ScriptedModel(user=["Good morning.", "EXIT"])
+    contexts = {"topic": "A nurse wants to know the opening hours.", "profile": {"name": "Ana Ito"},
+                "limits": {"hours": {"friday": "closed"}}}  # fmt: skip
+    full = scenario().model_copy(update=contexts)
+    played = await play(answer, user, full, automotive, prompts="full")
+    assert (played.status, played.history) == ("exit", [("Good morning.", "Yes.")])
+    system, frame = user.requests[0].messages
+    shown = parse_frame(frame.content)
+    assert list(shown) == ["persona", "topic", "profile", "limits", "goals", "history"]
+    assert (json.loads(shown["profile"]), json.loads(shown["limits"])) == (contexts["profile"], contexts["limits"])
+    for persona, who in PERSONAS.items():
+        assert f"- {persona}: {who.description}" in system.content
+    assert all(intent.description in system.content for intent in automotive.intents.values())
+    assert "Book a test drive for a verified driver" in system.content and "EXIT" in system.content
+    assert "quote_price" not in system.content  # what the business can do, not how
 
 
 async def test_the_turn_limit_ends_a_conversation_that_goes_round_in_circles(automotive: Domain) -> None:
@@ -165,6 +185,49 @@ async def test_a_conversation_over_http_is_the_one_that_is_played_in_process(aut
         await client.close(session)
         with pytest.raises(TurnFailed, match="HTTP 404"):
             await client.world(session)
+
+
+async def test_the_business_changes_over_http_as_it_does_in_process(automotive: Domain, team: Team) -> None:
+    model = build_model(EXPERT, automotive)
+
+    async def ping() -> dict[str, str]:
+        return {}
+
+    app = http_app(Conversations(ServeSettings(sessions_api=True), team, team.executor, model.complete, ping))
+    async with GatewayClient("http://gateway", transport=httpx.ASGITransport(app)) as client:
+        for case in automotive.source("switches")(6, 9, "heldout"):
+            session = await client.open(case.world_seed)
+            played = await play(
+                partial(client.turn, session, seed=case.seed), model, case, automotive,
+                switch=partial(client.switch, session),
+            )  # fmt: skip
+            assert automotive.assess(case, await client.world(session)).success
+            inside = await converse(team, model, case, sid=f"in{case.sid}", seed=0, speaker=EXPERT)
+            assert played.history == [(turn.utterance, turn.reply) for turn in inside.turns]
+            assert [turn.switches for turn in played.turns] == [turn.switches for turn in inside.turns]
+
+
+async def test_a_switch_is_not_made_for_a_turn_that_never_comes(automotive: Domain) -> None:
+    made: list[tuple[int, str]] = []
+    said: list[str] = []
+
+    async def switch(name: str) -> None:
+        made.append((len(said), name))
+
+    async def hear(utterance: str) -> TurnOutcome:
+        said.append(utterance)
+        return await answer(utterance)
+
+    plans = tuple(PlannedSwitch(name=name, turn=number) for name, number in (("a", 1), ("b", 1), ("c", 2)))
+    case = scenario().model_copy(update={"switches": plans})
+    await play(hear, ScriptedModel(user=["Hi", "So?", "EXIT"]), case, automotive, switch=switch)
+    assert made == [(1, "a"), (1, "b")]
+
+
+async def test_planned_switches_that_nobody_makes_are_an_error_of_ours(automotive: Domain) -> None:
+    case = scenario().model_copy(update={"switches": (PlannedSwitch(name="a", turn=1),)})
+    with pytest.raises(ValueError, match="plans switches"):
+        await play(answer, ScriptedModel(user="Hi"), case, automotive)
 
 
 async def test_a_server_without_the_sessions_api_is_told_apart(automotive: Domain, team: Team) -> None:

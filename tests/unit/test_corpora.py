@@ -112,11 +112,10 @@ def test_a_recorded_plan_that_breaks_a_rule_teaches_the_evaluator(made: MadeRun)
 
 
 def test_a_conversation_whose_simulated_customer_went_wrong_is_in_no_corpus(made: MadeRun) -> None:
-    made.conversation("spoilt")
+    made.conversation("spoilt", user_errors=("left_early",))
     for sid in ("train", "spoilt"):
         made.call(sid, f"customer: {sid}", f"Hello {sid}!")
         made.turn(sid, sid, f"Hello {sid}!")
-    made.user_errors = {"spoilt": ["left before the goal"]}
     made.build(SETTINGS)
     for corpus in ("sft", "cpt", "drafter"):
         assert "spoilt" not in {row["sid"] for row in made.rows(corpus)}

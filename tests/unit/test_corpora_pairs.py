@@ -1,6 +1,7 @@
 """Z_DPO: judged pairs that really differ, pairs made by hand, and the commands for them; what a drafter learns from."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,13 @@ def test_judged_pairs_are_kept_only_where_they_really_differ(made: MadeRun) -> N
     made.call("train", FRAME, PLAN, output=WRONG, **edit)
     made.call("train", f"{FRAME}\nname: x", PLAN, output='other = opening_hours(day="friday")', **edit)
     made.call("train", f"{FRAME}\nname: y", PLAN, agent="planner")
+    made.call("train", f"{FRAME}\nname: z", PLAN, output=WRONG, second_verdict="keep", **edit)
     made.build(CorporaSettings(near_duplicates=EXACT))
     [pair] = made.rows("dpo")
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == (PLAN, WRONG)
     assert (pair["source"], pair["call_id"]) == ("judge", "train-0-0")
     assert made.figure("corpora.dpo.left_out.no_real_difference") == 1
+    assert made.figure("corpora.dpo.left_out.the_second_judge_kept_it") == 1
 
 
 def test_a_pair_by_hand_goes_from_a_recorded_call_through_a_person_into_the_corpus(
@@ -182,21 +185,18 @@ def test_a_file_of_pairs_that_is_wrong_says_where(tmp_path: Path, automotive: Do
 
 
 def test_hand_made_pairs_may_be_drawn_down_to_a_share(made: MadeRun, tmp_path: Path) -> None:
-    recorded(made, planner_call(made, "train"))
+    pairs = []
     for i in range(6):
         made.call("train", f"{FRAME}\nname: {i}", PLAN, output=WRONG, agent="planner", verdict="edit")
-    made.write()
-    file = tmp_path / "pairs.yaml"
-    for _ in range(1):
-        run_command("pairs", "new", made.run.root, "--call", "train-0-1", "--out", file)
-    fill(file, PLAN)
-    mixture = Mixture(dpo=DpoShares(hand=0.1))
-    made.build(CorporaSettings(dpo=DpoSettings(hand=file), near_duplicates=EXACT, mixture=mixture))
-    assert {row["source"] for row in made.rows("dpo")} == {"judge", "hand"} or made.figure(
-        "corpora.dpo.share.hand"
-    ) == pytest.approx(0.0)
-    made.build(CorporaSettings(dpo=DpoSettings(hand=file), near_duplicates=EXACT))
-    assert [row["source"] for row in made.rows("dpo")].count("hand") == 1
+        prompt = [{"role": "system", "content": "Plan."}, {"role": "user", "content": f"{FRAME}\nname: {i}"}]
+        pairs.append({"agent": "planner", "prompt": prompt, "rejected": WRONG, "chosen": PLAN})
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    settings = {"dpo": DpoSettings(hand=file), "near_duplicates": EXACT}
+    made.build(CorporaSettings.model_validate({**settings, "mixture": Mixture(dpo=DpoShares(hand=0.25))}))
+    assert Counter(row["source"] for row in made.rows("dpo")) == {"judge": 6, "hand": 2}
+    made.build(CorporaSettings.model_validate(settings))
+    assert Counter(row["source"] for row in made.rows("dpo")) == {"judge": 6, "hand": 6}
 
 
 async def test_the_student_writes_the_responses_that_a_drafter_learns_from() -> None:
@@ -206,12 +206,10 @@ async def test_the_student_writes_the_responses_that_a_drafter_learns_from() -> 
         return f"re: {request.messages[-1].content}"
 
     model = ScriptedModel(planner=answer, explainer=answer)
-    names = ["planner"] * 20 + ["public"] * 5
-    rows = [
-        {"prompt": [{"role": "user", "content": f"{'fail' if i == 3 else 'ask'} {i}"}], "completion": [], "agent": agent,
-         "call_id": str(i), "status": "open", "error": "", "model": ""}
-        for i, agent in enumerate(names)
-    ]  # fmt: skip
+    rows = []
+    for i, agent in enumerate(["planner"] * 20 + ["public"] * 5):
+        prompt = [{"role": "user", "content": f"{'fail' if i == 3 else 'ask'} {i}"}]
+        rows.append({"prompt": prompt, "completion": [], "agent": agent, "call_id": str(i), "status": "open"})
     done = [row async for row in regenerate(rows, model, sampling=Sampling(seed=1), in_flight=4)]
     assert [row["call_id"] for row in done] == [str(i) for i in range(25)]
     assert [row["status"] for row in done].count("ok") == 24

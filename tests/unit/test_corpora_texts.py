@@ -98,9 +98,9 @@ def test_a_model_describes_each_text_and_metadata_stand_in_where_it_does_not(aut
     writer.close()
     contexts = [(c.row["prompt"][0]["content"], learnt(c.row)) for c in kept.candidates]
     assert len(contexts) == len(automotive.documents()) == writer.asked
-    for context, text in contexts:
-        assert context.startswith("source: automotive/") if "Ford" in text else context.startswith("About ")
-    assert writer.failures == sum("Ford" in text for _, text in contexts) > 0
+    for context, told in contexts:
+        assert context.startswith("source: automotive/") if "Ford" in told else context.startswith("About ")
+    assert writer.failures == sum("Ford" in told for _, told in contexts) > 0
 
 
 def test_the_expert_cannot_describe_texts() -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from agentmill.domains.base import (
     Domain,
     Entity,
     Json,
+    PlannedSwitch,
     Rule,
     RuleCase,
     Scenario,
@@ -25,6 +27,8 @@ from agentmill.domains.base import (
 from agentmill.domains.check import PARTS, findings_of, guarded
 from agentmill.domains.check.elsewhere import process_findings
 from agentmill.domains.check.finding import Finding
+from agentmill.domains.kit.expert import with_expert
+from agentmill.domains.switching import Switch
 from agentmill.models.chat import ChatReply, ChatRequest
 from cluster.cli import app
 from cluster.domains import check_pack
@@ -348,7 +352,7 @@ async def test_a_tool_that_few_conversations_need_is_looked_for_in_more_of_them(
 
 def test_findings_of_runs_every_part(desk: Domain) -> None:
     torn = replace(desk, documents=None, rule_cases=None, scenarios=None, open_world=None)  # type: ignore[arg-type]
-    assert {"tables", "rules", "prompts", "scenarios", "worlds"} == {
+    assert {"tables", "rules", "prompts", "scenarios", "worlds", "switches"} == {
         f.about for f in findings_of(torn) if "the pack's code fails" in f.sentence
     }
 
@@ -356,3 +360,77 @@ def test_findings_of_runs_every_part(desk: Domain) -> None:
 @pytest.mark.parametrize("name", ["automotive", "library_desk"])
 def test_a_pack_that_ships_lacks_nothing(name: str) -> None:
     assert [finding for finding in check_pack(name) if finding.error] == []
+
+
+def with_switch(desk: Domain, **changes: Any) -> Domain:
+    """The skeleton with a switch that one scenario of each split plans."""
+    scenarios = desk.scenarios
+    switch = Switch("looked_up", "rename", "find_repair is called look_up.", renames={"find_repair": "look_up"})
+    switch = replace(switch, **changes)
+    name = f"{switch.name}:friday" if switch.takes_value else switch.name
+
+    def drawn(count: int, seed: int, split: str) -> list[Scenario]:
+        planned = (PlannedSwitch(name=name, turn=1),)
+        return [scenario.model_copy(update={"switches": planned}) for scenario in scenarios(count, seed, split)[:1]]
+
+    assert isinstance(desk.expert, partial)
+    policy = desk.expert.args[0].policy
+    return with_expert(replace(desk, switches={switch.name: switch}, mixes={"switches": drawn}), policy)
+
+
+def test_a_pack_without_switches_has_nothing_to_find_and_one_with_a_sound_switch_neither(desk: Domain) -> None:
+    assert of("switches", desk) == []
+    assert of("switches", with_switch(desk)) == []
+
+
+def test_a_switch_that_no_scenario_plans_is_found(desk: Domain) -> None:
+    undrawn = replace(with_switch(desk), mixes={})
+    assert told(of("switches", undrawn), "switches of the kind rename", "no scenario of any mix plans one")
+
+
+def test_a_planned_switch_that_is_none_or_comes_too_late_is_found(desk: Domain) -> None:
+    sound = with_switch(desk)
+
+    def late(count: int, seed: int, split: str) -> list[Scenario]:
+        plans = (PlannedSwitch(name="looked_up", turn=99), PlannedSwitch(name="closed", turn=1))
+        return [scenario.model_copy(update={"switches": plans}) for scenario in desk.scenarios(1, seed, split)]
+
+    found = of("switches", replace(sound, mixes={"switches": late}))
+    assert told(found, "scenarios", "turns at most, so this would never come")
+    assert told(found, "scenarios", "the pack has no switch 'closed'")
+
+
+def test_an_argument_that_nobody_asks_for_is_found(desk: Domain) -> None:
+    @tool()
+    def find_repair(world: Any, *, ticket: str, colour: str) -> Json:
+        """A repair by its ticket and colour."""
+        return {}
+
+    wanting = with_switch(desk, renames={}, tools={"find_repair": find_repair})
+    assert told(of("switches", wanting), "switch looked_up", "needs colour, which repair_status never asks for")
+
+
+def test_a_switch_that_cannot_be_made_in_its_world_is_found(desk: Domain) -> None:
+    def closed(world: Any, day: str) -> None:
+        raise ValueError(f"no day {day}")
+
+    failing = with_switch(desk, renames={}, notice="We are closed on {value}.", apply=closed, kind="hours")
+    found = of("switches", failing)
+    assert told(found, "switch looked_up", "cannot be made in the world of scenario")
+    assert told(found, "switch looked_up", "no day friday")
+
+
+async def test_the_skeletons_expert_goes_on_when_a_tool_is_renamed(desk: Domain) -> None:
+    """Its policy knows nothing of switches: the kit renames what it plans."""
+    early = (PlannedSwitch(name="looked_up", turn=0),)
+    asking = [s for s in desk.scenarios(40, 0, "train") if {goal.intent for goal in s.goals} == {"repair_status"}]
+    scenarios = [scenario.model_copy(update={"switches": early}) for scenario in asking[:3]]
+    findings = await rehearse(with_switch(desk), scenarios)
+    assert [finding for finding in findings if finding.about in ("expert", "judge")] == []
+
+
+async def test_the_rehearsal_plays_a_scenario_for_every_switch() -> None:
+    pack = load_domain("library_desk")
+    scenarios, _ = chosen(pack, 4)
+    planned = {planned.name.partition(":")[0] for scenario in scenarios for planned in scenario.switches}
+    assert planned >= {"closed_day", "book_withdrawn", "book_for_cancellations", "limit_for_renewals"}

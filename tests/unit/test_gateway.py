@@ -16,7 +16,8 @@ from agentmill.plans.sandbox import Sandbox
 from rayserve.gateway import http_app
 from rayserve.settings import GatewaySettings, ServeSettings, SessionSettings
 from rayserve.turns import Conversations
-from tests.fakes import LEND_PLAN, Library, ScriptedModel, StreamingScript, heard, library
+from tests.fakes import LEND_PLAN, Library, ScriptedModel, StreamingScript, heard
+from tests.switching import switching_library
 
 CHAT = "/v1/chat/completions"
 ANSWERS: dict[str, Any] = {
@@ -33,7 +34,7 @@ class Gateway:
     def __init__(self, sandbox: Sandbox, model: ChatModel, settings: ServeSettings, **system: Any) -> None:
         self.marks: list[str] = []
         self.worlds: list[Library] = []
-        domain = library(self.worlds)
+        domain = switching_library(self.worlds)
         team = Team.local(domain, model, sandbox, TeamSettings(attempts=1, **system))
         self.conversations = Conversations(settings, team, team.executor, model.complete, self._ping, self.marks.append)
         transport = httpx.ASGITransport(http_app(self.conversations), raise_app_exceptions=False)
@@ -458,3 +459,44 @@ async def test_the_gateway_shows_what_its_gate_did(gateway: Make) -> None:
     shown = (await made.http.get("/v1/gate")).json()
     assert shown["plans"] == {"asked": 1}
     assert shown["rates"]["skipped"]["value"] == 0.0
+
+
+async def test_an_evaluator_changes_the_business_of_one_session_between_its_turns(gateway: Make) -> None:
+    served = gateway(sessions_api=True)
+    opened = (await served.http.post("/v1/sessions", json={"world_seed": 1})).json()
+    path = f"/v1/sessions/{opened['id']}/switches"
+    for _ in range(2):
+        shown = await served.http.post(path, json={"name": "copy_lost:Dune"})
+        assert (shown.status_code, shown.json()["state"]["switches"]) == (200, ["copy_lost:Dune"])
+    world = (await served.http.get(f"/v1/sessions/{opened['id']}")).json()["world"]
+    assert world["books"]["Dune"] == 1
+    said = {"agentmill": {"trace": True}, "headers": {"X-Session-Id": opened["id"]}}
+    turns = [(await served.say("Where is Dune?", **said))["agentmill"]["turn"]["switches"] for _ in range(2)]
+    assert turns == [["copy_lost:Dune"], []]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        ({"name": "copy_lst:Dune"}, 400, "did you mean copy_lost"),
+        ({"name": "copy_lost:Hamlet"}, 400, "there is no book Hamlet"),
+        ({"name": ""}, 400, "name"),
+        ({}, 400, "name"),
+    ],
+)
+async def test_a_switch_that_cannot_be_made_is_told(
+    gateway: Make, body: dict[str, Any], status: int, sentence: str
+) -> None:
+    served = gateway(sessions_api=True)
+    opened = (await served.http.post("/v1/sessions", json={"world_seed": 1})).json()
+    answer = await served.http.post(f"/v1/sessions/{opened['id']}/switches", json=body)
+    assert answer.status_code == status
+    assert sentence in answer.json()["error"]["message"]
+
+
+async def test_customers_cannot_change_the_business(gateway: Make) -> None:
+    served = gateway()
+    assert (await served.http.post("/v1/sessions/any/switches", json={"name": "copy_lost:Dune"})).status_code == 404
+    open_to_all = gateway(sessions_api=True)
+    answer = await open_to_all.http.post("/v1/sessions/none/switches", json={"name": "copy_lost:Dune"})
+    assert answer.status_code == 404

@@ -16,14 +16,16 @@ from agentmill.agents.contracts import (
     ExplainerTask,
     PlannerResult,
     PlannerTask,
+    SwitchRefused,
     UnknownSession,
     WorldUnavailable,
 )
 from agentmill.agents.state import DialogueState
 from agentmill.domains.base import WorldSettings
 from agentmill.domains.database import SENTENCES
+from agentmill.domains.switching import UnknownSwitch
 from agentmill.models.chat import ChatReply, ChatRequest, Message, ModelError
-from rayserve.agents import ServeModel
+from rayserve.agents import ExecutorServer, ServeModel
 from rayserve.answers import EngineAnswer
 from rayserve.remote import RemoteEvaluator, RemoteExecutor, RemoteExplainer, RemotePlanner
 from rayserve.settings import AgentSettings, EngineSettings
@@ -213,3 +215,34 @@ async def test_the_explainers_pieces_come_before_its_result() -> None:
     assert said == ["Hello", " there"]
     broken = RemoteExplainer("explainer", Handle(["Hello", ActorDiedError()]), QUICK)
     assert (await broken.run(task, sink(said))).reply is None
+
+
+async def test_a_switch_reaches_the_executors_replica_and_what_refuses_it_comes_back() -> None:
+    handle = Handle({"open": True}, "there is no book Hamlet", None, ActorDiedError())
+    executor = RemoteExecutor(handle, WorldSettings(), QUICK)
+    assert await executor.switch("s", "copy_lost:Dune") == {"open": True}
+    assert handle.calls == [("switch", "s", "copy_lost:Dune")]
+    with pytest.raises(UnknownSwitch, match="there is no book Hamlet"):
+        await executor.switch("s", "copy_lost:Hamlet")
+    for _ in range(2):
+        with pytest.raises(UnknownSession):
+            await executor.switch("s", "copy_lost:Dune")
+
+
+async def test_a_shared_world_is_not_switched_and_no_replica_is_asked() -> None:
+    handle = Handle()
+    shared = WorldSettings(url="postgresql+psycopg://host/cars", shared=True)
+    with pytest.raises(SwitchRefused):
+        await RemoteExecutor(handle, shared, QUICK).switch("s", "copy_lost:Dune")
+    assert handle.asked == 0
+
+
+async def test_the_executors_deployment_answers_with_facts_or_with_what_refuses_a_switch() -> None:
+    server = ExecutorServer("automotive", 1, WorldSettings())
+    await server.open("s", 1)
+    facts = await server.switch("s", "closed_day:friday")
+    assert isinstance(facts, dict)
+    assert facts["hours"]["friday"] is None
+    assert "there is no day someday" in str(await server.switch("s", "closed_day:someday"))
+    assert await server.switch("none", "closed_day:friday") is None
+    assert (await server.snapshot("s") or {})["hours"]["friday"] is None

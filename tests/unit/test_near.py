@@ -20,7 +20,7 @@ def jaccard(first: str, second: str) -> float:
 
 
 def found(texts: list[str], folder: Path, *, held: frozenset[int] = frozenset(), **settings: float) -> np.ndarray:
-    near = NearDuplicates(NearSettings(**settings), folder / "signatures")  # type: ignore[arg-type]
+    near = NearDuplicates(NearSettings(**settings), folder / "signatures")
     for number, text in enumerate(texts):
         near.add(text, "planner", held=number in held)
     return near.find().drop

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,7 +126,7 @@ def test_an_exchange_has_at_most_three_messages_of_context_and_answers_a_user() 
 @pytest.mark.parametrize("nested", [True, False])
 def test_parquet_is_read_whether_messages_are_structs_or_json_text(tmp_path: Path, nested: bool) -> None:
     said = [{"role": "user", "content": "Is a car free?"}, {"role": "assistant", "content": "Yes, one is."}]
-    rows = [{"services": ["Cars_1"], "messages": said}, {"services": [], "messages": said[:1]}]
+    rows: list[dict[str, Any]] = [{"services": ["Cars_1"], "messages": said}, {"services": [], "messages": said[:1]}]
     if not nested:
         rows = [{**row, "messages": json.dumps(row["messages"])} for row in rows]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.bin")

@@ -16,19 +16,20 @@ SCENARIOS = 60
 DOMAIN = load_domain("library_desk")
 
 
-async def played(split: str, seed: int, rate: float) -> tuple[list[str], list[Played]]:
+async def played(split: str, seed: int, rate: float, mix: str = "all") -> tuple[list[str], list[Played]]:
     """The accounts of the conversations that failed, and all conversations."""
     assert DOMAIN.expert is not None
     async with Sandbox() as sandbox:
         team = Team.local(DOMAIN, DOMAIN.expert(rate), sandbox, TeamSettings())
-        scenarios = DOMAIN.scenarios(SCENARIOS, seed, split)
+        scenarios = DOMAIN.source(mix)(SCENARIOS // 2 if mix == "coverage" else SCENARIOS, seed, split)
         results = list(await asyncio.gather(*(converse(team, scenario) for scenario in scenarios)))
     return failures(results), [one for one, _ in results]
 
 
+@pytest.mark.parametrize("mix", ["all", "coverage"])
 @pytest.mark.parametrize("split", ["train", "heldout"])
-async def test_the_error_free_expert_succeeds_in_every_scenario(split: str) -> None:
-    failed, conversations = await played(split, 11, 0.0)
+async def test_the_error_free_expert_succeeds_in_every_scenario(split: str, mix: str) -> None:
+    failed, conversations = await played(split, 11, 0.0, mix)
     assert failed == []
     assert [call.call.error for one in conversations for call in one.calls if call.call.status != "ok"] == []
     turns = [turn for one in conversations for turn in one.turns]

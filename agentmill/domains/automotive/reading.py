@@ -19,7 +19,7 @@ from agentmill.domains.kit.reading import Reading, cue
 
 _CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("unsafe", cue(
-        r"odometer|airbags?|without a licence|drunk|forge|being caught|catalytic")),
+        r"odometer|airbags?|without (?:a )?licence|drunk|forge|being caught|catalytic")),
     ("private_data", cue(
         r"another customer|other customers?|someone else's|whose booking|who (?:bought|booked)|"
         r"my (?:neighbour|boss)'s")),
@@ -43,7 +43,7 @@ _CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("check_booking", cue(r"my (?:booking|test drive|appointment)|booked under|did i book")),
     ("reserve_vehicle", cue(
         r"reserve (?:(?:the |a |that )?car|it\b|[A-Z]\d{4}|the (?:first|second|third|last))|"
-        r"(?:hold|set aside|keep) (?:the |that |it\b|[A-Z]\d{4})")),
+        r"(?:hold|set aside|keep) (?:the |that |it\b|(?:a )?car\b|[A-Z]\d{4})")),
     ("price_offer", cue(r"discount|percent|\d+(?=%)|incentives?|best price|special offer|(?:an|me) offer|any deal")),
     ("compare_vehicles", cue(r"compare|comparison|difference between|versus|side by side")),
     ("book_test_drive", cue(r"test[- ]drive")),
@@ -54,8 +54,9 @@ _CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"tell me about|tell me more|details|know (?:more|everything)|question about|describe|info|information|specs|"
         r"what is stock|how much is|does [A-Z]\d{4} cost|what colour")),
     ("find_vehicles", cue(
-        r"looking for|do you have|show me|buy|buying|have you got|find|i need|we need|needs|search|searching|"
-        r"interested in|is there|in the market|can i see|see some cars|don't mind|no preference|any kind|"
+        r"looking for|do you have|you have maybe|show me|buy|buying|(?:have you|you have) got|find|"
+        r"i need|we need|needs|search|searching|"
+        r"interested in|is there|in (?:the )?market|can i see|see some cars|don't mind|no preference|any kind|"
         r"doesn't matter")),
 )  # fmt: skip
 _TOGETHER = frozenset(

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from agentmill.domains.base import ALL, Domain, Json, Scenario, ScenarioSource
 from agentmill.domains.check.finding import Finding, shortened
 
-COUNT = 300
+COUNT, NARROWER = 300, 100  # of all, and of each narrower mix
 SPLITS = ("train", "heldout")
 ABOUT = "scenarios"
 
@@ -19,7 +19,8 @@ def scenario_findings(domain: Domain) -> Iterator[Finding]:
     for mix in (ALL, *domain.mixes):
         about = ABOUT if mix == ALL else f"{ABOUT} {mix}"
         for split in SPLITS:
-            drawn[split] += yield from _of_split(domain.source(mix), split, f"{about} {split}")
+            count = COUNT if mix == ALL else NARROWER
+            drawn[split] += yield from _of_split(domain.source(mix), count, split, f"{about} {split}")
     yield from _shared(drawn["train"], drawn["heldout"])
     goals = {goal.intent for split in SPLITS for scenario in drawn[split][:COUNT] for goal in scenario.goals}
     for name in domain.intents:
@@ -30,22 +31,22 @@ def scenario_findings(domain: Domain) -> Iterator[Finding]:
         yield Finding(ABOUT, f"a goal names the intent {name}, and there is none, so it cannot be reached; mend it")
 
 
-def _of_split(source: ScenarioSource, split: str, about: str) -> Generator[Finding, None, list[Scenario]]:
+def _of_split(source: ScenarioSource, count: int, split: str, about: str) -> Generator[Finding, None, list[Scenario]]:
     """What one source draws for a split, which it returns."""
-    scenarios = list(source(COUNT, 0, split))
-    if len(scenarios) != COUNT:
-        yield Finding(about, f"{COUNT} were asked for and {len(scenarios)} came; give as many as are asked for")
+    scenarios = list(source(count, 0, split))
+    if len(scenarios) != count:
+        yield Finding(about, f"{count} were asked for and {len(scenarios)} came; give as many as are asked for")
     wrong = [scenario for scenario in scenarios if scenario.split != split]
     if wrong:
         yield Finding(
             about,
             f"{wrong[0].sid} says split={wrong[0].split}, so it would be taught or tested in the wrong place; mend it",
         )
-    if list(source(COUNT, 0, split)) != scenarios:
+    if list(source(count, 0, split)) != scenarios:
         yield Finding(
             about, "drawn again from the same seed they are others, so a run could not go on; draw from the seed alone"
         )
-    others = {scenario.sid for scenario in source(COUNT, 1, split)}
+    others = {scenario.sid for scenario in source(count, 1, split)}
     if others and others == {scenario.sid for scenario in scenarios}:
         yield Finding(about, "another seed draws the same ones, so no two runs would differ; draw from the seed")
     yield from shortened(about, _digests(about, scenarios))

@@ -70,7 +70,7 @@ COVERED: dict[str, Persona] = {
         pushes=(
             "Is that the best that you can do?", "Could you do a little better?", "There must be some room in that.",
             "Throw something in and we have a deal.", "Come on, a little more is possible.", "What about a bit extra?",
-            "Hm, that is less than I had hoped for.", "I have been a good customer for years, so do me a favour.",
+            "Hm, that is less than I had hoped for.", "I have been a loyal customer for years, so do me a favour.",
         ),
     ),
     "changing_mind": Persona(

@@ -41,8 +41,8 @@ MANNERS: dict[str, Manner] = {
         ("Er, ", "Let me see. ", "Ah, ", "Oh, that. ", ""),
     ),
     "haggling": Manner(
-        ("Hi. ", "Hello, I hope for a good deal. ", "", "Let us talk business. "),
-        ("Fair enough. ", "OK. ", "Now, ", "Good, now the next thing. "),
+        ("Hi. ", "Hello, I hope for a bargain. ", "", "Let us talk business. "),
+        ("All right. ", "OK. ", "Now, ", "Right, now the next thing. "),
         ("OK. ", "Fine. ", "", ""),
     ),
     "changing_mind": Manner(
@@ -59,8 +59,8 @@ MANNERS: dict[str, Manner] = {
         ("Fine. ", "Well, ", ""),
     ),
     "non_native": Manner(
-        ("Hello, sorry for my English. ", "Good day. ", "Hello friend. ", ""),
-        ("Thank you. Now, ", "OK good. ", "Please, ", ""),
+        ("Hello, sorry for my English. ", "Good day. ", "Hello, my friend. ", ""),
+        ("Thank you. Now, ", "OK, I see. ", "Please, ", ""),
         ("Yes. ", "OK. ", "", ""),
     ),
 }

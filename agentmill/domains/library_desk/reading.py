@@ -53,7 +53,8 @@ READING = Reading(
             r"tell me (?:more )?about|details|more about|information|describe|is \S+ in|is the \w+ book in|copies of|"
             r"question about (?:a )?book")),
         ("find_books", cue(
-            r"looking for|do you have|have you got|find|search|something to read|anything|show me|books? (?:by|on)|"
+            r"looking for|do you have|you have maybe|(?:have you|you have) got|find|search|"
+            r"something to read|anything|show me|books? (?:by|on)|"
             r"interested in|like to read|something (?:by|on)")),
     ),
     readers={
