@@ -75,7 +75,8 @@ class Flow:
         self._floors: tuple[dict[str, float], dict[str, float]] = ({}, {})
         self._epochs = 0
         self._changed_at = self._decreased_at = -math.inf
-        self._settling = False
+        self._settling = self._full = False
+        self._queue = 0
         self._idle = 0  # epochs in a row in which a higher limit brought nothing
         self._new_epoch()
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from agentmill.domains.base import Difficulty, Goal, Intent, Scenario
+from agentmill.domains.switching import SwitchKind
 
-NO_SWITCH = "none"
+NO_SWITCH: Final = "none"
+SwitchAxis = SwitchKind | Literal["none"]
 AXES = ("intent", "persona", "difficulty", "switch")
 DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 _EASY, _MEDIUM = 3, 6  # the most points of an easy and of a medium scenario
@@ -30,7 +32,7 @@ class Cell(NamedTuple):
     intent: str
     persona: str
     difficulty: Difficulty
-    switch: str
+    switch: SwitchAxis
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Coverage:
 
     intents: tuple[str, ...]
     personas: tuple[str, ...]
-    switches: tuple[str, ...] = (NO_SWITCH,)
+    switches: tuple[SwitchAxis, ...] = (NO_SWITCH,)
     gaps: tuple[Gap, ...] = ()
-    switch_of: Callable[[str], str] = str
+    switch_of: Callable[[str], SwitchAxis] = lambda name: NO_SWITCH
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:

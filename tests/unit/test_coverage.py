@@ -15,8 +15,8 @@ from agentmill.domains.kit.scenarios import content_digest
 SMALL = Coverage(
     intents=("ask", "book"),
     personas=("calm", "pushy"),
-    switches=(NO_SWITCH, "sold", "closed"),
-    gaps=(Gap("nothing to push for", intents=("ask",), personas=("pushy",)), Gap("none is sold", switches=("sold",))),
+    switches=(NO_SWITCH, "stock", "hours"),
+    gaps=(Gap("nothing to push for", intents=("ask",), personas=("pushy",)), Gap("none is sold", switches=("stock",))),
 )
 CORE_SIDS = ["789e983f76e53f1d", "ad1d14c62324e413", "9686170de276715d"]
 PERSONAL = {"name": "name", "licence": "licence", "plate": "plate", "vin": "vin", "score": "credit_score",
@@ -31,8 +31,8 @@ def pack(request: pytest.FixtureRequest) -> Domain:
 def test_a_gap_takes_its_cells_away_and_says_why() -> None:
     assert len(SMALL.cells) == 3 * 3 * 2  # three pairs, three difficulties, two switches
     assert SMALL.why_not(Cell("ask", "pushy", "easy", NO_SWITCH)) == "nothing to push for"
-    assert SMALL.why_not(Cell("book", "calm", "hard", "sold")) == "none is sold"
-    assert SMALL.why_not(Cell("book", "pushy", "hard", "closed")) == ""
+    assert SMALL.why_not(Cell("book", "calm", "hard", "stock")) == "none is sold"
+    assert SMALL.why_not(Cell("book", "pushy", "hard", "hours")) == ""
     assert SMALL.gaps[0].told() == "intent ask; persona pushy: nothing to push for"
 
 

@@ -92,7 +92,7 @@ def test_what_is_covered_is_recorded_and_shown(run: Run) -> None:
     record_coverage(run, load_domain("automotive"))
     figures, found = run.figures(), read_coverage(run)
     assert found is not None
-    assert 0 < figures["simulate.coverage.intent_persona"].value < 1
+    assert 0 < float(figures["simulate.coverage.intent_persona"].value) < 1
     assert figures["simulate.coverage.cells"].n == found["cells"]["possible"]
     assert figures["simulate.diversity.duplicates"].value == 0.0
     assert {row["persona"] for row in found["diversity"]} > {"all", "terse", "haggling"}

@@ -21,7 +21,7 @@ async def played(split: str, seed: int, rate: float, mix: str = "all") -> tuple[
     assert DOMAIN.expert is not None
     async with Sandbox() as sandbox:
         team = Team.local(DOMAIN, DOMAIN.expert(rate), sandbox, TeamSettings())
-        scenarios = DOMAIN.source(mix)(SCENARIOS, seed, split)
+        scenarios = DOMAIN.source(mix)(SCENARIOS // 2 if mix == "coverage" else SCENARIOS, seed, split)
         results = list(await asyncio.gather(*(converse(team, scenario) for scenario in scenarios)))
     return failures(results), [one for one, _ in results]
 

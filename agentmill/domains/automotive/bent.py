@@ -90,7 +90,7 @@ class CoverageGoals(AllGoals):
         if carriers and (paired or focus not in CARRIERS[self.cell.switch] or self.cell.persona in _BENDING):
             self.carrier = self.rng.choice(carriers)
             take(self.carrier)
-        elif self.cell.persona == "confused":
+        elif self.cell.persona == "confused" and focus in CARRIERS.get(self.cell.switch, ()):
             self.carrier = focus  # stays as it is
         while len(names) < wanted:
             pairs = [name for name, pair in PAIRS.items() if not taken & {*pair}]

@@ -107,7 +107,8 @@ def found_for(rng: random.Random, world_seed: int, cell: Cell) -> Found:
     data = world_data(world_seed)
     for _ in range(_TRIES):
         source = CoverageGoals(rng, data, cell)
-        goals, switches = source.draw(), ()
+        goals = source.draw()
+        switches: tuple[PlannedSwitch, ...] = ()
         if cell.switch != NO_SWITCH:
             goals, switches = draw_switches(rng, world_seed, goals, cell.switch)
         fits = bool(switches) == (cell.switch != NO_SWITCH)

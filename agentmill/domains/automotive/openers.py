@@ -62,7 +62,7 @@ def vague_opener(intent: str, slots: Slots, rng: random.Random, earlier: Sequenc
     if "discount" in slots or any(_kept_otherwise(name, value, earlier) for name, value in slots.items()):
         return None
     texts = [text for text in requests.ASKED.get(intent, ()) if "{" not in text]
-    texts += _VAGUE.get(intent, ())
+    texts += (*_VAGUE.get(intent, ()), *requests.VAGUE.get(intent, ()))
     return rng.choice(texts) if texts else None
 
 

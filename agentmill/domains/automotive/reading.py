@@ -43,7 +43,7 @@ _CUES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("check_booking", cue(r"my (?:booking|test drive|appointment)|booked under|did i book")),
     ("reserve_vehicle", cue(
         r"reserve (?:(?:the |a |that )?car|it\b|[A-Z]\d{4}|the (?:first|second|third|last))|"
-        r"(?:hold|set aside|keep) (?:the |that |it\b|[A-Z]\d{4})")),
+        r"(?:hold|set aside|keep) (?:the |that |it\b|(?:a )?car\b|[A-Z]\d{4})")),
     ("price_offer", cue(r"discount|percent|\d+(?=%)|incentives?|best price|special offer|(?:an|me) offer|any deal")),
     ("compare_vehicles", cue(r"compare|comparison|difference between|versus|side by side")),
     ("book_test_drive", cue(r"test[- ]drive")),

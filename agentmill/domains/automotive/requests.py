@@ -101,6 +101,33 @@ VALUED: tuple[str, ...] = (
     "How much would you pay for my car? VIN {vin}, {mileage}, {condition} condition.",
 )  # fmt: skip
 
+# A wish with nothing about it, beside those of `ASKED` that have no braces.
+VAGUE: dict[str, tuple[str, ...]] = {
+    "compare_vehicles": ("Please compare two cars for me.", "I need a comparison of two of your cars.",
+                         "What is the difference between two cars that I like?"),
+    "check_availability": ("I wonder if a car is still available.", "Is a car that I saw still for sale?"),
+    "reserve_vehicle": ("Can you hold a car for me?", "I'd like you to keep the car for me.",
+                        "Could you set aside the car that I like?"),
+    "price_offer": ("Make me an offer for a car.", "What is your best price for a car?", "Is there any deal on a car?"),
+    "finance_quote": ("I'd like financing for a car.", "What does a car cost per month with you?",
+                      "I want to pay in instalments."),
+    "move_test_drive": ("I have to reschedule my test drive.", "Can you postpone my test drive?",
+                        "Please move my booking to another day."),
+    "book_service": ("My car has to go to the workshop.", "I need the workshop.",
+                     "When can I bring my car to the workshop?",
+                     "Something is wrong with my car, is the workshop free?"),
+    "cancel_service": ("I won't come to the workshop, please cancel.", "Cancel my workshop appointment, please.",
+                       "I have to cancel what I booked in the workshop.", "Can I cancel a workshop appointment?"),
+    "order_status": ("Any news on my order?", "I ordered a car, when does it come?", "What about my order?",
+                     "Where is my order?", "I'm waiting for my order."),
+    "move_delivery": ("Can you move my delivery?", "My delivery has to be on another day.",
+                      "I have to postpone my delivery.", "Please change the day of my delivery."),
+    "directions": ("What is the way to you?", "How can I reach you?", "Directions to you, please.",
+                   "How do I find you?"),
+    "leave_contact": ("I'd like a callback.", "Could somebody give me a call?", "Please call me back.",
+                      "Can I leave my number for a callback?"),
+}  # fmt: skip
+
 # The second of two requests, where it takes something from the first.
 AND_THEN: dict[tuple[str, str], tuple[str, ...]] = {
     ("find_vehicles", "book_test_drive"): (

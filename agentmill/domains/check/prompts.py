@@ -12,6 +12,7 @@ from agentmill.config import nearest
 from agentmill.domains.base import RESERVED_KEYS, Domain
 from agentmill.domains.check.finding import Finding, shortened
 from agentmill.domains.consistency import CORE_CODES
+from agentmill.domains.kit.personas import PERSONAS
 from agentmill.plans.check import CONFIRM_FIRST
 
 SAMPLE = 100
@@ -44,7 +45,7 @@ def _names(domain: Domain) -> set[str]:
     choices = {str(choice) for entity in domain.entities.values() for choice in entity.choices}
     slots = {slot for split in ("train", "heldout") for scenario in domain.scenarios(SAMPLE, 0, split)
              for goal in scenario.goals for slot in goal.slots}  # fmt: skip
-    known = {*domain.tools, *domain.intents, *domain.entities, *parameters, *choices, *slots, *RESERVED_KEYS}
+    known = {*domain.tools, *domain.intents, *domain.entities, *parameters, *choices, *slots, *RESERVED_KEYS, *PERSONAS}
     return known | _result_keys(domain)
 
 

@@ -182,7 +182,8 @@ def _found_for(
             source = CoverageGoals(rng, world_data(world_seed), cell)
         except IndexError:  # no reader of this world has what all of the wishes need
             continue
-        goals, switches = source.draw(), ()
+        goals = source.draw()
+        switches: tuple[PlannedSwitch, ...] = ()
         if cell.switch != NO_SWITCH:
             goals, switches = draw_switches(rng, world_seed, goals, cell.switch)
         fits = bool(switches) == (cell.switch != NO_SWITCH)
