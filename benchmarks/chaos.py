@@ -55,7 +55,7 @@ class Chaos:
     undisturbed_seconds: float
 
 
-def chaos(folder: Path, conversations: int, kills: int, seed: int, mix: str = "all") -> Chaos:
+def chaos(folder: Path, conversations: int, kills: int, seed: int, mix: str) -> Chaos:
     """Run twice in `folder`, once with `kills` kills, and compare.
 
     Raises:
@@ -112,7 +112,7 @@ class Command:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / f"{name}.yaml"
         self.config.write_text(
-            f"name: {name}\nseed: {seed}\nmix: {mix}\nsimulate:\n  conversations: {conversations}\n"
+            f"name: {name}\nseed: {seed}\ndomain: automotive\nmix: {mix}\nsimulate:\n  conversations: {conversations}\n"
             "  teacher: {mistake_rate: 0.1}\n  in_flight: 16\n  block_rows: 4\n",
             encoding="utf-8",
         )

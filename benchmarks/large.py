@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from agentmill.config import UserError
-from agentmill.domains.base import ALL, load_domain
+from agentmill.domains.base import load_domain
 from agentmill.log import duration, say
 from agentmill.runs import Run, bench_run
 from simulation.memory import resident_mib
@@ -50,16 +50,14 @@ class Taken:
             return
 
 
-def bench_large(folder: Path, conversations: int, small: int, mix: str | None, seed: int) -> Run:
+def bench_large(folder: Path, conversations: int, small: int, mix: str, seed: int) -> Run:
     """Do both runs in `folder` and record what they took in the run named by bench_run().
 
     Raises:
         LargeFailed: when one of them fails.
         ConfigError: when the domain has no such mix.
     """
-    pack = load_domain(DOMAIN)
-    mix = mix or ("coverage" if "coverage" in pack.mixes else ALL)
-    pack.source(mix)
+    load_domain(DOMAIN).source(mix)
     bench = bench_run()
     for name, count in (("small", small), ("large", conversations)):
         bench.forget(f"simulate.{name}")

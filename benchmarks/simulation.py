@@ -134,6 +134,9 @@ class Recording:
         return self.answers[request.messages]
 
 
+Work = tuple[Callable[..., Awaitable[Count]], int, Sequence[Any]]  # what is counted, in flight, and with what
+
+
 def measure(
     domain: str,
     conversations: int = 2400,
@@ -151,7 +154,11 @@ def measure(
     scenarios = list(load_domain(domain).scenarios(conversations, _SEED, "train"))
     answers = asyncio.run(recorded(load_domain(domain), scenarios))
     asked = [ChatRequest(agent="planner", messages=messages) for messages in itertools.islice(answers, _SAMPLE)]
-    works = [*((_ours, size, scenarios) for size in sizes), (_client, threads, asked), (_threads, threads, scenarios)]
+    works: list[Work] = [
+        *((_ours, size, scenarios) for size in sizes),
+        (_client, threads, asked),
+        (_threads, threads, scenarios),
+    ]
     counted: dict[tuple[str, int], list[Count]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, Endpoint(answers, Path(folder), cores=their_cores) as endpoint:
         against = Against(endpoint.url, endpoint.pid, domain, folder, window or Window())

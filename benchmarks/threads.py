@@ -83,10 +83,9 @@ class Threads:
     """`count` threads, each playing one conversation after the other until `stop`."""
 
     def __init__(self, domain: Domain, system: TeamSettings, url: str, name: str, sandbox: Sandbox, count: int) -> None:
-        from httpx import Limits
-        from openai import DefaultHttpxClient, OpenAI
+        from openai import DEFAULT_CONNECTION_LIMITS, DefaultHttpxClient, OpenAI
 
-        limits = Limits(max_connections=count, max_keepalive_connections=count)
+        limits = type(DEFAULT_CONNECTION_LIMITS)(max_connections=count, max_keepalive_connections=count)
         client = OpenAI(base_url=url, api_key="none", http_client=DefaultHttpxClient(limits=limits, trust_env=False))
         self.model = BlockingModel(client, name)
         self._domain, self._system, self._sandbox = domain, system, sandbox

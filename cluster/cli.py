@@ -322,7 +322,7 @@ FolderOption = Annotated[
 def bench_large(
     conversations: Annotated[int, typer.Option(min=2, help="conversations of the large run")] = 7200,
     small: Annotated[int, typer.Option(min=2, help="conversations of the small one beside it")] = 700,
-    mix: Annotated[str | None, typer.Option(help="which scenarios (default: coverage, where the pack has it)")] = None,
+    mix: Annotated[str, typer.Option(help="which scenarios of the automotive domain")] = "coverage",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     folder: FolderOption = None,
 ) -> None:
@@ -338,7 +338,7 @@ def bench_large(
 def bench_chaos(
     conversations: Annotated[int, typer.Option(min=20, help="conversations of each of the two runs")] = 400,
     kills: Annotated[int, typer.Option(min=1, help="how often a worker or the driver is killed")] = 10,
-    mix: Annotated[str, typer.Option(help="which scenarios")] = "all",
+    mix: Annotated[str, typer.Option(help="which scenarios of the automotive domain")] = "coverage",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     folder: FolderOption = None,
 ) -> None:

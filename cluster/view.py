@@ -56,8 +56,12 @@ def print_rows(run: Run, corpus: str, split: str, agent: str | None, count: int)
         shown = show(row, tokenizer)
         size = f", {shown.tokens[0]} masked + {shown.tokens[1]} trained tokens" if shown.tokens else ""
         lineage = " ".join(word for word in (shown.call_id, shown.sid and f"of {shown.sid}") if word)
-        console.rule(f"{shown.agent} ({shown.source}) {lineage}{size}", align="left")
-        console.print(Text.assemble(*[(part.text, STYLES[part.kind]) for part in shown.parts]), soft_wrap=True)
+        console.rule(Text(f"{shown.agent} ({shown.source}) {lineage}{size}"), align="left")
+        for part in shown.parts:
+            if console.color_system is None:  # a file or a plain terminal: the kinds in words
+                console.print(Text(f"-- {part.kind}:"))
+            console.print(Text(part.text, STYLES[part.kind]), soft_wrap=True, end="" if console.color_system else "\n")
+        console.print()
 
 
 def rows_of(run: Run, corpus: str, split: str, agent: str | None, count: int) -> list[dict[str, Any]]:

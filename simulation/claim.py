@@ -36,8 +36,9 @@ def claim(work: Path, made_with: Mapping[str, Any], stage: str) -> None:
 
 
 def has_rows(work: Path) -> bool:
-    """Whether a job has finished rows in this folder."""
-    return next((work / "out").glob("*.parquet"), None) is not None
+    """Whether a stage has rows in its work folder, or has put them together beside it already."""
+    places = ((work / "out", "*.parquet"), (work / "kept", "*.parquet"), (work.parent, "*/part-*.parquet"))
+    return any(next(folder.glob(pattern), None) is not None for folder, pattern in places)
 
 
 def refusal(stage: str, work: Path, changed: list[str]) -> str:

@@ -35,7 +35,7 @@ LEAST_EPOCH = 8  # calls
 PATIENCE = 2  # so many epochs in a row must say that more calls only wait: one may have been disturbed
 COOLDOWN_S = 1.0  # what comes together is one push
 MEMORY_EPOCHS = 256  # after so many epochs a floor or a rate is forgotten, and found again
-CROWD = 1.25  # conversations for each place: some are busy with a plan while others ask a model
+CROWD = 1.5  # conversations for each place: some are busy with a plan while others ask a model
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Flow:
         self._floors: tuple[dict[str, float], dict[str, float]] = ({}, {})
         self._epochs = 0
         self._changed_at = self._decreased_at = -math.inf
-        self._settling = False
+        self._settling = self._full = False
+        self._queue = 0
         self._idle = 0  # epochs in a row in which a higher limit brought nothing
         self._new_epoch()
 

@@ -121,10 +121,10 @@ class Verifier:
             plan = Plan.parse(code)
         except PlanError as error:
             return str(error)
-        found = check(plan, self.domain, state, await self._facts_at(place, state.switches))
-        if found:
-            return f"{found[0].code}: {found[0].message}"
-        async with self._world(place, state.switches) as (session, _):
+        async with self._world(place, state.switches) as (session, facts):
+            found = check(plan, self.domain, state, facts)
+            if found:
+                return f"{found[0].code}: {found[0].message}"
             judged = place.scenario is not None and changing(self.domain.under(state.switches), code)
             before = await self._wrongs(session, place) if judged else ()
             ran = await self._executor.run(ExecutorTask(session=session, plan=code, state=state))
@@ -141,11 +141,10 @@ class Verifier:
 
     async def _facts_at(self, place: Place, switches: tuple[str, ...]) -> Json:
         """What rules may know of the world at `place` with these switches in force."""
-        key = (place.world_seed, place.before, switches)
-        facts = self._facts.get(key)
+        facts = self._facts.get((place.world_seed, place.before, switches))
         if facts is None:
             async with self._world(place, switches) as (_, facts):
-                self._facts.put(key, facts)
+                pass
         return facts
 
     @asynccontextmanager
@@ -163,6 +162,7 @@ class Verifier:
                 facts = ran.facts or facts
             for name in switches:
                 facts = await self._executor.switch(session, name)
+            self._facts.put((place.world_seed, place.before, switches), facts)
             yield session, facts
         finally:
             await self._executor.close(session)

@@ -54,6 +54,7 @@ class MadeRun:
             "call_id": f"{sid}-0-{number}", "sid": sid, "turn": 0, "index": number, "agent": agent,
             "messages_json": compact(messages), "output": refined, "status": "ok", "verdict": "keep",
             "refined": refined, "reason": "", "criteria_json": "{}", "violations_json": "", "judged_as": "x",
+            "second_verdict": "",
         }  # fmt: skip
         self.calls.append({**row, **fields})
 

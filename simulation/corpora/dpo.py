@@ -1,7 +1,8 @@
 """Z_DPO: triples of a prompt, what should have been said (y*) and what was said (y), where the two really differ.
 
 Texts are compared by what they mean: plans up to the names of their variables, JSON by value, replies word for word.
-Invariant: no pair whose two sides mean the same, and none whose better side the judge could not vouch for.
+Invariant: no pair whose two sides mean the same, none whose better side the judge could not vouch for, and none whose
+worse side a second judge found good.
 """
 
 import json
@@ -20,6 +21,9 @@ def dpo_rows(talk: Talk, run: str, left_out: Counter[str]) -> Iterator[Candidate
     """The pairs that the judge made of a conversation's calls."""
     for call in talk.calls:
         if call["verdict"] != "edit":
+            continue
+        if call["second_verdict"] == "keep":
+            left_out["the second judge kept it"] += 1
             continue
         if not differ(call["agent"], call["refined"], call["output"]):
             left_out["no real difference"] += 1

@@ -9,6 +9,7 @@ Invariants: a row that is left out is as similar as `threshold` to a row before 
 the same order give the same result; a pair at the threshold or above is compared with a chance of at least 0.99.
 """
 
+import os
 import re
 import zlib
 from array import array
@@ -71,15 +72,14 @@ class NearDuplicates:
         held = np.array(self._held, dtype=np.uint8).astype(np.bool_)
         leader = np.full(count, -1, dtype=np.int64)
         if count:
-            shape = (count, self._settings.permutations)
-            signatures = np.memmap(self._path, dtype=np.uint32, mode="r", shape=shape)
+            signatures = _Signatures(self._path, self._settings.permutations)
             rows = rows_of_band(self._threshold, self._settings.permutations)
             for start in range(0, self._settings.permutations - rows + 1, rows):
                 self._band(signatures, held, leader, slice(start, start + rows))
         self._path.unlink()
         return _left_out(leader, held, self._settings.keep)
 
-    def _band(self, signatures: Any, held: Flags, leader: Places, band: slice) -> None:
+    def _band(self, signatures: "_Signatures", held: Flags, leader: Places, band: slice) -> None:
         """Give rows that agree in a band with an earlier row, and are near to it, that row as their leader."""
         free = np.flatnonzero(leader < 0)
         keys = (self._keys(band) ^ np.array(self._groups, dtype=np.uint64))[free]
@@ -91,7 +91,7 @@ class NearDuplicates:
             members = np.flatnonzero(~first)
             if not len(members):
                 return
-            near = _similar(signatures, places[members], owner[members], self._threshold)
+            near = signatures.similar(places[members], owner[members], self._threshold)
             leader[places[members[near]]] = owner[members[near]]
             places, keys = places[members[~near]], keys[members[~near]]
             if not len(places):
@@ -119,6 +119,28 @@ class NearDuplicates:
                 yield piece.reshape(-1, permutations)
 
 
+class _Signatures:
+    """The rows of the file of signatures, compared in pairs. They are read and not mapped: see `_keys`."""
+
+    def __init__(self, path: Path, permutations: int) -> None:
+        self._path = path
+        self._width = permutations * np.dtype(np.uint32).itemsize
+
+    def similar(self, rows: Places, others: Places, threshold: float) -> Flags:
+        """For each pair, whether its estimated similarity is `threshold` or more."""
+        found = np.empty(len(rows), dtype=np.bool_)
+        with self._path.open("rb") as stream:
+            for start in range(0, len(rows), _CHUNK):
+                part = slice(start, start + _CHUNK)
+                pair = self._read(stream.fileno(), rows[part]), self._read(stream.fileno(), others[part])
+                found[part] = (pair[0] == pair[1]).mean(axis=1) >= threshold
+        return found
+
+    def _read(self, file: int, rows: Places) -> Any:
+        read = b"".join(os.pread(file, self._width, row * self._width) for row in rows.tolist())
+        return np.frombuffer(read, dtype=np.uint32).reshape(len(rows), -1)
+
+
 def shingles(text: str) -> list[bytes]:
     """The runs of three words and signs of a text in lower case; the whole of a shorter text."""
     words = _TOKEN.findall(text.lower())
@@ -133,14 +155,6 @@ def rows_of_band(threshold: float, permutations: int) -> int:
         if 1.0 - (1.0 - threshold**rows) ** (permutations // rows) >= _RECALL
     ]  # fmt: skip
     return max(fitting, default=1)
-
-
-def _similar(signatures: Any, rows: Places, others: Places, threshold: float) -> Flags:
-    found = np.empty(len(rows), dtype=np.bool_)
-    for start in range(0, len(rows), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        found[part] = (signatures[rows[part]] == signatures[others[part]]).mean(axis=1) >= threshold
-    return found
 
 
 def _left_out(leader: Places, held: Flags, keep: int) -> NearFound:

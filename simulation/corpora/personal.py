@@ -48,6 +48,8 @@ class Disguise:
                 self._name(conversation, value, taken, table)
             else:
                 table[key] = self._other(conversation, kind, key, value, taken, set(table.values()))
+        if not table:
+            return list(texts)
         pattern = _pattern(values, table)
         return [pattern.sub(lambda match: _spelled(match[0], table), text) for text in texts]
 

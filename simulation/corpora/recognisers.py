@@ -31,7 +31,8 @@ _PLATE = re.compile(
     r"(?i:\b(?:plates?|registration|tag)(?: number)?(?: is| are|:|=)?\s*[\"']?)"
     r"((?=[A-Z0-9 -]*\d)[A-Z0-9]{1,4}[ -]?[A-Z0-9]{1,4}(?:[ -]?[A-Z0-9]{1,4})?)(?![\w-])"
 )
-_AMERICAN = re.compile(r"(?<![\w-])(?:\+?1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])")
+# Without the country's code, so that a number is the same with and without it.
+_AMERICAN = re.compile(r"(?:(?<![\w-])|(?<=\+1-)|(?<=\b1-))(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])")
 _NAME = r"[A-Z][\w'’-]+(?: (?:(?:de|da|van|von|der|la|le) )*(?:[A-Z][\w'’-]+|[A-Z]\.))*"
 _PERSON = re.compile(
     rf"(?:(?i:\bmy (?:full )?name is|\bname['’]s|\bunder the name(?: of)?|\bi am called)\s+|"

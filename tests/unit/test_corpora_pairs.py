@@ -111,11 +111,13 @@ def test_judged_pairs_are_kept_only_where_they_really_differ(made: MadeRun) -> N
     made.call("train", FRAME, PLAN, output=WRONG, **edit)
     made.call("train", f"{FRAME}\nname: x", PLAN, output='other = opening_hours(day="friday")', **edit)
     made.call("train", f"{FRAME}\nname: y", PLAN, agent="planner")
+    made.call("train", f"{FRAME}\nname: z", PLAN, output=WRONG, second_verdict="keep", **edit)
     made.build(CorporaSettings(near_duplicates=EXACT))
     [pair] = made.rows("dpo")
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == (PLAN, WRONG)
     assert (pair["source"], pair["call_id"]) == ("judge", "train-0-0")
     assert made.figure("corpora.dpo.left_out.no_real_difference") == 1
+    assert made.figure("corpora.dpo.left_out.the_second_judge_kept_it") == 1
 
 
 def test_a_pair_by_hand_goes_from_a_recorded_call_through_a_person_into_the_corpus(

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from simulation.claim import OtherWork, claim
+from simulation.claim import OtherWork, claim, has_rows
 from simulation.index import Index, MissingRows, finished_ids, read_rows
 from simulation.job import _new_attempt
 from simulation.memory import MemoryWatch, worker_peaks
@@ -66,6 +66,17 @@ def test_a_folder_is_one_configurations_as_soon_as_it_has_rows(tmp_path: Path) -
     claim(tmp_path, {"seed": 2, "model": {"name": "a"}}, "simulate")
     with pytest.raises(OtherWork, match=r"simulate: .* model.name a -> b; seed 2 -> 3; the two are not mixed"):
         claim(tmp_path, {"seed": 3, "model": {"name": "b"}}, "simulate")
+
+
+def test_rows_of_half_a_block_and_parts_that_are_put_together_count_too(tmp_path: Path) -> None:
+    work = tmp_path / "refine" / ".work"
+    claim(work, {"seed": 1}, "refine")
+    assert not has_rows(work)
+    block(work / "kept", "1", ["a"], "x")
+    assert has_rows(work)
+    (work / "kept" / "1.parquet").unlink()
+    block(tmp_path / "refine" / "calls", "part-00000", ["a"], "x")
+    assert has_rows(work)
 
 
 def job_of(folder: Path, rows: int) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentmill.models.chat import ChatRequest, Message, ModelError, Sampling, StreamingModel
+from agentmill.models.chat import ChatReply, ChatRequest, Message, ModelError, Sampling, StreamingModel
 from agentmill.models.openai_client import OpenAIModel
 from agentmill.models.retrying import delay_s
 
@@ -18,6 +18,14 @@ REQUEST = ChatRequest(
     messages=(Message(role="system", content="s"), Message(role="user", content="u")),
     sampling=Sampling(temperature=0.7, max_tokens=9, seed=3),
 )
+
+
+async def ask(model: OpenAIModel, request: ChatRequest) -> ChatReply:
+    """One answer of a model that is closed then."""
+    try:
+        return await model.complete(request)
+    finally:
+        await model.close()
 
 
 class Endpoint:
@@ -94,7 +102,7 @@ def failure(status: int) -> tuple[int, dict[str, Any]]:
 
 async def test_a_request_is_sent_and_its_answer_read(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(completion("hello", "length"))
-    reply = await OpenAIModel(endpoint.url, "m").complete(REQUEST)
+    reply = await ask(OpenAIModel(endpoint.url, "m"), REQUEST)
     assert (reply.text, reply.model, reply.prompt_tokens, reply.completion_tokens) == ("hello", "tiny", 5, 2)
     assert reply.finish_reason == "length"
     assert reply.latency_s > 0
@@ -105,7 +113,7 @@ async def test_a_request_is_sent_and_its_answer_read(serve: Callable[..., Endpoi
 
 async def test_a_schema_is_passed_on(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(completion("{}"))
-    await OpenAIModel(endpoint.url, "m").complete(REQUEST.model_copy(update={"response_schema": {"type": "object"}}))
+    await ask(OpenAIModel(endpoint.url, "m"), REQUEST.model_copy(update={"response_schema": {"type": "object"}}))
     sent = endpoint.seen[0]["response_format"]["json_schema"]
     assert (sent["schema"], sent["strict"]) == ({"type": "object"}, False)
 
@@ -115,8 +123,8 @@ async def test_a_grammar_is_passed_on_as_vllms_server_reads_it_unless_it_is_swit
 ) -> None:
     endpoint = serve(completion("a"), completion("a"))
     request = REQUEST.model_copy(update={"response_grammar": 'root ::= "a"'})
-    await OpenAIModel(endpoint.url, "m").complete(request)
-    await OpenAIModel(endpoint.url, "m", grammars=False).complete(request)
+    await ask(OpenAIModel(endpoint.url, "m"), request)
+    await ask(OpenAIModel(endpoint.url, "m", grammars=False), request)
     assert endpoint.seen[0]["structured_outputs"] == {"grammar": 'root ::= "a"'}
     assert "structured_outputs" not in endpoint.seen[1]
 
@@ -126,7 +134,7 @@ async def test_a_server_that_refuses_a_structure_is_quoted(serve: Callable[..., 
     endpoint = serve((400, refusal))
     request = REQUEST.model_copy(update={"response_grammar": 'root ::= "a"'})
     with pytest.raises(ModelError, match=r"answered 400: .*structured_outputs") as failed:
-        await OpenAIModel(endpoint.url, "m").complete(request)
+        await ask(OpenAIModel(endpoint.url, "m"), request)
     assert not failed.value.retryable
 
 
@@ -158,14 +166,14 @@ async def test_a_refusal_is_an_error_that_says_so_and_may_be_tried_again(
 
 async def test_what_can_be_retried_is_retried(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(failure(503), failure(429), completion("hello"))
-    assert (await OpenAIModel(endpoint.url, "m").complete(REQUEST)).text == "hello"
+    assert (await ask(OpenAIModel(endpoint.url, "m"), REQUEST)).text == "hello"
     assert len(endpoint.seen) == 3
 
 
 async def test_retries_are_bounded(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(*[failure(500)] * 9)
     with pytest.raises(ModelError, match="answered 500") as failed:
-        await OpenAIModel(endpoint.url, "m", max_retries=2).complete(REQUEST)
+        await ask(OpenAIModel(endpoint.url, "m", max_retries=2), REQUEST)
     assert failed.value.retryable
     assert len(endpoint.seen) == 3
 
@@ -173,7 +181,7 @@ async def test_retries_are_bounded(serve: Callable[..., Endpoint]) -> None:
 async def test_a_refused_request_is_not_retried(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(failure(400))
     with pytest.raises(ModelError, match="answered 400") as failed:
-        await OpenAIModel(endpoint.url, "m").complete(REQUEST)
+        await ask(OpenAIModel(endpoint.url, "m"), REQUEST)
     assert not failed.value.retryable
     assert len(endpoint.seen) == 1
 
@@ -181,9 +189,9 @@ async def test_a_refused_request_is_not_retried(serve: Callable[..., Endpoint]) 
 async def test_an_empty_answer_and_a_dead_endpoint_are_errors(serve: Callable[..., Endpoint]) -> None:
     endpoint = serve(completion(None))
     with pytest.raises(ModelError, match="no text"):
-        await OpenAIModel(endpoint.url, "m").complete(REQUEST)
+        await ask(OpenAIModel(endpoint.url, "m"), REQUEST)
     with pytest.raises(ModelError) as failed:
-        await OpenAIModel("http://127.0.0.1:9/v1", "m", max_retries=0).complete(REQUEST)
+        await ask(OpenAIModel("http://127.0.0.1:9/v1", "m", max_retries=0), REQUEST)
     assert failed.value.retryable
 
 

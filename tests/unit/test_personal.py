@@ -96,6 +96,17 @@ def test_numbers_of_other_countries_are_found_by_the_library_and_keep_their_begi
     assert "123456 78" not in text
 
 
+def test_a_number_is_the_same_with_its_countrys_code_and_without() -> None:
+    said = ["Call +1 (510) 324-2000.", "That is 1-510-324-2000, or 510.324.2000?"]
+    first, second = Disguise(PersonalSettings(), 1).texts("c", said)
+    numbers = [re.sub(r"\D", "", text) for text in (first, *second.split(","))]
+    assert numbers[0] == numbers[1] == f"1{numbers[2]}" != "15103242000"
+
+
+def test_a_name_of_particles_alone_is_left() -> None:
+    assert Disguise(PersonalSettings(), 1).texts("c", ["de la"], [("person", "De La")]) == ["de la"]
+
+
 def test_known_values_are_found_in_nested_results_and_lists() -> None:
     fields = {
         "name": "Ann Lee",

@@ -24,7 +24,7 @@ EXPERT = ModelSettings()
 def scenario(number: int, split: str = "train") -> Scenario:
     goal = Goal(intent="small_talk", slots={}, expect={})
     return Scenario(
-        sid=f"{split}{number}", seed=number, world_seed=number, persona="plain", goals=(goal,), split=split,  # type: ignore[arg-type]
+        sid=f"{split}{number}", seed=number, world_seed=number, persona="plain", goals=(goal,), split=split,
     )  # fmt: skip
 
 
@@ -59,8 +59,8 @@ def test_scenarios_are_written_as_they_are_drawn_and_stay_while_the_same_are_ask
     assert pq.read_metadata(path).num_row_groups == 3
 
     def never() -> Iterator[Scenario]:
+        yield scenario(0)
         raise AssertionError("drawn again")
-        yield
 
     write_scenarios(path, never(), "v", drawn)
     with pytest.raises(AssertionError, match="drawn again"):

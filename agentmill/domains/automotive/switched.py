@@ -24,7 +24,6 @@ from agentmill.domains.automotive.seed import (
 from agentmill.domains.automotive.switches import NOON, RENAMES
 from agentmill.domains.base import Goal, Json, PlannedSwitch, Scenario
 from agentmill.domains.kit.switching import Draws, Planned, plan_switches, scenarios_with_switches
-from agentmill.domains.switching import SwitchKind
 
 # A change that a goal expects -> the intent whose customer confirms it.
 _CHANGES = {
@@ -38,9 +37,12 @@ Slot = tuple[str, str]
 
 
 def draw_switches(
-    rng: random.Random, world_seed: int, goals: Sequence[Goal], kind: SwitchKind | None
+    rng: random.Random, world_seed: int, goals: Sequence[Goal], kind: str | None
 ) -> tuple[list[Goal], tuple[PlannedSwitch, ...]]:
-    """Plan one switch of a kind, of any for None; the goals as they were and no switch where none of it fits them."""
+    """Plan one switch of a kind (`switching.KINDS`), of any for None.
+
+    Where none fits the goals they come back as they were, with no switch.
+    """
     return plan_switches(_DRAWS, rng, _Ground(rng, world_data(world_seed), list(goals)), kind)
 
 

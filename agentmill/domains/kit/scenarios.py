@@ -81,7 +81,7 @@ def _scenario(label: str, index: int, split: str, worlds: Sequence[int], draw: D
         world_seed=world_seed,
         persona=found.persona,
         goals=tuple(found.goals),
-        split=split,
+        split=split,  # a key of `worlds`
         max_turns=TURNS + TURNS_A_GOAL * len(found.goals),
         topic=found.topic,
         profile=found.profile,

@@ -5,20 +5,18 @@ A pack says for each kind how it may be planned on the `goals` of its ground (`D
 shorter one.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agentmill.domains.base import Goal, PlannedSwitch, Scenario, ScenarioSource
-from agentmill.domains.kit.scenarios import Drawn
-from agentmill.domains.switching import SwitchKind
+from agentmill.domains.kit.scenarios import Drawn, content_digest
 
 _ATTEMPTS = 400
 _SECOND_SHARE = 0.25
 # What changes the end comes before what changes the way there, which is planned for the end as it is by then.
-_ORDER: tuple[SwitchKind, ...] = ("hours", "stock", "incentive", "argument", "rule", "rename")
+_ORDER: tuple[str, ...] = ("hours", "stock", "incentive", "argument", "rule", "rename")
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,12 @@ class Ground(Protocol):
 
 
 G = TypeVar("G", bound=Ground)
-Draws = Mapping[SwitchKind, Callable[[G], Iterable[Planned]]]
-DrawSwitches = Callable[
-    [random.Random, int, Sequence[Goal], SwitchKind | None], tuple[list[Goal], tuple[PlannedSwitch, ...]]
-]
+Draws = Mapping[str, Callable[[G], Iterable[Planned]]]  # by kind
+DrawSwitches = Callable[[random.Random, int, Sequence[Goal], str | None], tuple[list[Goal], tuple[PlannedSwitch, ...]]]
 
 
 def plan_switches(
-    draws: Draws[G], rng: random.Random, ground: G, kind: SwitchKind | None
+    draws: Draws[G], rng: random.Random, ground: G, kind: str | None
 ) -> tuple[list[Goal], tuple[PlannedSwitch, ...]]:
     """One of the switches of a kind (of any for None) that fit, with the goals as they are then."""
     kinds = [kind] if kind is not None else rng.sample(list(draws), len(draws))
@@ -60,7 +56,7 @@ def plan_switches(
 
 
 def scenarios_with_switches(
-    count: int, seed: int, split: str, *, source: ScenarioSource, draw: DrawSwitches, kinds: Sequence[SwitchKind]
+    count: int, seed: int, split: str, *, source: ScenarioSource, draw: DrawSwitches, kinds: Sequence[str]
 ) -> Sequence[Scenario]:
     """`count` scenarios of `source` with switches, the kinds in turn; each is drawn when it is looked at.
 
@@ -72,7 +68,7 @@ def scenarios_with_switches(
 
 
 def _switched(
-    seed: int, split: str, place: int, source: ScenarioSource, draw: DrawSwitches, kinds: Sequence[SwitchKind]
+    seed: int, split: str, place: int, source: ScenarioSource, draw: DrawSwitches, kinds: Sequence[str]
 ) -> Scenario:
     kind = kinds[place % len(kinds)]
     rng = random.Random(f"switches {split} {seed} {place}")
@@ -91,5 +87,4 @@ def _switched(
 def with_switches(scenario: Scenario, goals: Sequence[Goal], switches: Sequence[PlannedSwitch]) -> Scenario:
     """The scenario with other goals and switches, under the id that is due to its content."""
     changed = scenario.model_copy(update={"goals": tuple(goals), "switches": tuple(switches)})
-    content = changed.model_dump_json(exclude={"sid"})
-    return changed.model_copy(update={"sid": hashlib.sha256(content.encode()).hexdigest()[:16]})
+    return changed.model_copy(update={"sid": content_digest(changed)})

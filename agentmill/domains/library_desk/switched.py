@@ -14,16 +14,18 @@ from agentmill.domains.library_desk.intents import INTENTS
 from agentmill.domains.library_desk.scenarios import generate
 from agentmill.domains.library_desk.seed import MAX_HOLDS, MAX_OWED, Reader, WorldData, world_data
 from agentmill.domains.library_desk.switches import BOOK_NAMED, CLEAR_FIRST, LIMIT_FIRST, RENAMES
-from agentmill.domains.switching import SwitchKind
 
 # A change that a goal expects -> the intent whose reader confirms it.
 _CHANGES = {"holds": "place_hold", "cancelled": "cancel_hold", "renewed": "renew_loan", "payments": "pay_fine"}
 
 
 def draw_switches(
-    rng: random.Random, world_seed: int, goals: Sequence[Goal], kind: SwitchKind | None
+    rng: random.Random, world_seed: int, goals: Sequence[Goal], kind: str | None
 ) -> tuple[list[Goal], tuple[PlannedSwitch, ...]]:
-    """Plan one switch of a kind, of any for None; the goals as they were and no switch where none of it fits them."""
+    """Plan one switch of a kind (`switching.KINDS`), of any for None.
+
+    Where none fits the goals they come back as they were, with no switch.
+    """
     return plan_switches(_DRAWS, rng, _Ground(rng, world_data(world_seed), list(goals)), kind)
 
 
