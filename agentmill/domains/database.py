@@ -7,7 +7,9 @@ becomes a `Fault`, whose sentence the Planner and, in the end, a customer may re
 
 import importlib.util
 import logging
+import random
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +166,24 @@ def _check_sqlite(url: URL, field: str, *, shared: bool) -> None:
 def _own_transactions(raw: sqlite3.Connection, record: object) -> None:
     raw.isolation_level = None  # else the driver begins transactions where it likes
     raw.execute("PRAGMA foreign_keys=ON")
-    raw.execute("PRAGMA journal_mode=WAL")
+    _write_ahead(raw)
+
+
+def _write_ahead(raw: sqlite3.Connection) -> None:
+    """Keep a write-ahead log. SQLite does not wait for the lock that a new file's change of journal needs; we do.
+
+    Raises:
+        sqlite3.OperationalError: when others have held the lock for `LOCK_S`.
+    """
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
 
 
 def _begin_alone(connection: Connection) -> None:

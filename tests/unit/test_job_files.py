@@ -60,12 +60,13 @@ def test_equal_rows_make_equal_files_however_they_came_together(tmp_path: Path) 
 
 
 def test_a_folder_is_one_configurations_as_soon_as_it_has_rows(tmp_path: Path) -> None:
-    claim(tmp_path, {"seed": 1, "model": {"name": "a"}}, "simulate")
-    claim(tmp_path, {"seed": 2, "model": {"name": "a"}}, "simulate")  # nothing was made for the first
-    block(tmp_path / "out", "1", ["a"], "x")
-    claim(tmp_path, {"seed": 2, "model": {"name": "a"}}, "simulate")
+    work = tmp_path / "simulate" / ".work"
+    claim(work, {"seed": 1, "model": {"name": "a"}}, "simulate")
+    claim(work, {"seed": 2, "model": {"name": "a"}}, "simulate")  # nothing was made for the first
+    block(work / "out", "1", ["a"], "x")
+    claim(work, {"seed": 2, "model": {"name": "a"}}, "simulate")
     with pytest.raises(OtherWork, match=r"simulate: .* model.name a -> b; seed 2 -> 3; the two are not mixed"):
-        claim(tmp_path, {"seed": 3, "model": {"name": "b"}}, "simulate")
+        claim(work, {"seed": 3, "model": {"name": "b"}}, "simulate")
 
 
 def test_rows_of_half_a_block_and_parts_that_are_put_together_count_too(tmp_path: Path) -> None:

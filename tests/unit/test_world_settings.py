@@ -1,6 +1,8 @@
 """Where worlds may live: what is wrong with a URL is said before anything is started, and no password is shown."""
 
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,23 @@ def test_an_error_becomes_a_sentence_that_tells_nothing_of_the_database(error: D
     assert fault.kind == kind
     assert "secret" not in fault.sentence
     assert fault.sentence == SENTENCES[kind]
+
+
+def test_processes_that_open_a_new_file_at_the_same_moment_wait_for_each_other(tmp_path: Path) -> None:
+    for number in range(20):
+        settings = WorldSettings(url=f"sqlite:///{tmp_path}/{number}.db", shared=True)
+        ready = threading.Barrier(8)
+
+        def opened(settings: WorldSettings = settings, ready: threading.Barrier = ready) -> None:
+            engine = new_engine(settings)
+            ready.wait()
+            with engine.begin():
+                pass
+            engine.dispose()
+
+        with ThreadPoolExecutor(8) as threads:
+            for done in [threads.submit(opened) for _ in range(8)]:
+                done.result()
 
 
 def test_sqlites_own_errors_are_told_apart(tmp_path: Path) -> None:
