@@ -25,6 +25,7 @@ from simulation.tables import iter_parts
 
 SAMPLE, PERSONA_SAMPLE = 10_000, 2_000
 NAMED_CELLS = 200
+_TOLD = 5  # missing pairs named on the terminal; all of them stand in coverage.json and the report
 LONGEST = 3
 FILE = ("simulate", "coverage.json")
 _WORD = re.compile(r"[\w$%]+(?:['’.,:-]\w+)*")
@@ -167,7 +168,8 @@ def _record_cells(run: Run, covered: Covered) -> Json:
     run.record("simulate.coverage.cells", 1 - len(missing) / len(possible), n=len(possible))
     told = f"{len(possible) - len(missing):,} of {len(possible):,} cells of {' x '.join(AXES)} are covered"
     of_pairs = [" x ".join(values) for values in pairs[0]["missing"]]
-    say("simulate", f"{told}; missing of intent x persona: {', '.join(of_pairs) or 'none'}")
+    named = ", ".join(of_pairs[:_TOLD]) + (f" and {len(of_pairs) - _TOLD} more" if len(of_pairs) > _TOLD else "")
+    say("simulate", f"{told}; missing of intent x persona: {named or 'none'}")
     gaps = [gap.told() for gap in covered.coverage.gaps]
     cells = {"possible": len(possible), "covered": len(possible) - len(missing), "missing": missing[:NAMED_CELLS]}
     return {"pairs": pairs, "cells": cells, "table": covered.table(), "gaps": gaps}
