@@ -3,12 +3,17 @@
 And one PostgreSQL server for the whole test session, for the tests that ask for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 from cluster.session import prepare_environment
 from tests.postgres import NoServer, PostgresServer
+
+if TYPE_CHECKING:
+    from tests.gateways import Make
 
 prepare_environment()
 
@@ -23,3 +28,12 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip(f"no PostgreSQL: {reason}")
     yield server
     server.remove()
+
+
+@pytest_asyncio.fixture
+async def gateway() -> AsyncIterator["Make"]:
+    """Makes gateways in this process: see `tests.gateways`."""
+    from tests.gateways import making
+
+    async with making() as make:
+        yield make

@@ -16,9 +16,9 @@ from simulation.corpora.settings import PersonalKind
 if TYPE_CHECKING:
     from faker import Faker
 
-_VIN_VALUES = {**{str(d): d for d in range(10)}, **dict(zip("ABCDEFGHJKLMNPRSTUVWXYZ", [*range(1, 9), *range(1, 6), 7, 9, *range(2, 10)], strict=True))}  # fmt: skip  # noqa: E501
 _VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _VIN_LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
+_VIN_VALUES = dict(zip(string.digits + _VIN_LETTERS, map(int, "012345678912345678123457923456789"), strict=True))
 _EXAMPLES = ("example.com", "example.org", "example.net")
 
 

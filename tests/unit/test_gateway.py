@@ -2,80 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
 import pytest
-import pytest_asyncio
 
-from agentmill.agents.settings import TeamSettings
 from agentmill.agents.team import Team
-from agentmill.models.chat import ChatModel, ChatReply, ChatRequest, ModelError
-from agentmill.plans.sandbox import Sandbox
-from rayserve.gateway import http_app
-from rayserve.settings import GatewaySettings, ServeSettings, SessionSettings
-from rayserve.turns import Conversations
+from agentmill.models.chat import ChatReply, ChatRequest, ModelError
+from rayserve.settings import GatewaySettings, SessionSettings
 from tests.fakes import LEND_PLAN, Library, ScriptedModel, StreamingScript, heard
-from tests.switching import switching_library
-
-CHAT = "/v1/chat/completions"
-ANSWERS: dict[str, Any] = {
-    "understander": heard("find", title="Dune"),
-    "planner": 'book = find_book(title="Dune")',
-    "evaluator": '{"ok":true,"violations":[]}',
-    "explainer": "Dune is on shelf 4.",
-}
-
-
-class Gateway:
-    """An HTTP client of a gateway in this process, and what lies behind it."""
-
-    def __init__(self, sandbox: Sandbox, model: ChatModel, settings: ServeSettings, **system: Any) -> None:
-        self.marks: list[str] = []
-        self.worlds: list[Library] = []
-        domain = switching_library(self.worlds)
-        team = Team.local(domain, model, sandbox, TeamSettings(attempts=1, **system))
-        self.conversations = Conversations(settings, team, team.executor, model.complete, self._ping, self.marks.append)
-        transport = httpx.ASGITransport(http_app(self.conversations), raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
-        self.state = "ok"
-
-    async def _ping(self) -> dict[str, str]:
-        return {"planner": self.state}
-
-    async def chat(self, *texts: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-        """Send a message list that begins with the user and takes turns."""
-        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-        body = {"model": "agentmill", "messages": messages, **fields}
-        return await self.http.post(CHAT, json=body, headers=headers)
-
-    async def say(self, *texts: str, **fields: Any) -> dict[str, Any]:
-        """The answer to a message list."""
-        response = await self.chat(*texts, **fields)
-        assert response.status_code == 200, response.text
-        answer: dict[str, Any] = response.json()
-        return answer
-
-
-Make = Callable[..., Gateway]
-
-
-@pytest_asyncio.fixture
-async def gateway() -> AsyncIterator[Make]:
-    async with Sandbox(processes=1) as sandbox:
-
-        def make(model: ChatModel | None = None, system: dict[str, Any] | None = None, **settings: Any) -> Gateway:
-            return Gateway(sandbox, model or StreamingScript(**ANSWERS), ServeSettings(**settings), **(system or {}))
-
-        yield make
-
-
-def events(response: httpx.Response) -> list[dict[str, Any]]:
-    """The JSON events of a stream that ended properly."""
-    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
+from tests.gateways import ANSWERS, CHAT, Make, events
 
 
 async def test_a_completion_has_the_reply_the_usage_and_what_each_agent_did(gateway: Make) -> None:
@@ -459,44 +394,3 @@ async def test_the_gateway_shows_what_its_gate_did(gateway: Make) -> None:
     shown = (await made.http.get("/v1/gate")).json()
     assert shown["plans"] == {"asked": 1}
     assert shown["rates"]["skipped"]["value"] == 0.0
-
-
-async def test_an_evaluator_changes_the_business_of_one_session_between_its_turns(gateway: Make) -> None:
-    served = gateway(sessions_api=True)
-    opened = (await served.http.post("/v1/sessions", json={"world_seed": 1})).json()
-    path = f"/v1/sessions/{opened['id']}/switches"
-    for _ in range(2):
-        shown = await served.http.post(path, json={"name": "copy_lost:Dune"})
-        assert (shown.status_code, shown.json()["state"]["switches"]) == (200, ["copy_lost:Dune"])
-    world = (await served.http.get(f"/v1/sessions/{opened['id']}")).json()["world"]
-    assert world["books"]["Dune"] == 1
-    said = {"agentmill": {"trace": True}, "headers": {"X-Session-Id": opened["id"]}}
-    turns = [(await served.say("Where is Dune?", **said))["agentmill"]["turn"]["switches"] for _ in range(2)]
-    assert turns == [["copy_lost:Dune"], []]
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "sentence"),
-    [
-        ({"name": "copy_lst:Dune"}, 400, "did you mean copy_lost"),
-        ({"name": "copy_lost:Hamlet"}, 400, "there is no book Hamlet"),
-        ({"name": ""}, 400, "name"),
-        ({}, 400, "name"),
-    ],
-)
-async def test_a_switch_that_cannot_be_made_is_told(
-    gateway: Make, body: dict[str, Any], status: int, sentence: str
-) -> None:
-    served = gateway(sessions_api=True)
-    opened = (await served.http.post("/v1/sessions", json={"world_seed": 1})).json()
-    answer = await served.http.post(f"/v1/sessions/{opened['id']}/switches", json=body)
-    assert answer.status_code == status
-    assert sentence in answer.json()["error"]["message"]
-
-
-async def test_customers_cannot_change_the_business(gateway: Make) -> None:
-    served = gateway()
-    assert (await served.http.post("/v1/sessions/any/switches", json={"name": "copy_lost:Dune"})).status_code == 404
-    open_to_all = gateway(sessions_api=True)
-    answer = await open_to_all.http.post("/v1/sessions/none/switches", json={"name": "copy_lost:Dune"})
-    assert answer.status_code == 404

@@ -12,8 +12,7 @@ from rayserve.repeats import Exchange, Pieces, Repeats
 from rayserve.settings import GatewaySettings, SessionSettings
 from rayserve.turns import Answered, Asked
 from tests.fakes import LEND_PLAN, ScriptedModel, StreamingScript, heard
-from tests.unit.test_gateway import ANSWERS, CHAT, Make, events
-from tests.unit.test_gateway import gateway as gateway
+from tests.gateways import ANSWERS, CHAT, Make, events
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 LENDING: dict[str, Any] = {

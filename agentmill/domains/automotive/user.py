@@ -75,10 +75,6 @@ class Progress:
     said: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def next_goal(self) -> None:
-        """Turn to the next goal."""
-        self.__init__(goal=self.goal + 1)  # type: ignore[misc]
-
 
 class Customer:
     """One customer at one point of a conversation."""
@@ -133,11 +129,11 @@ class Customer:
         at, intent = self.at, self._intent
         at.said.append(said)
         if intent in FREE_TEXT_INTENTS:
-            at.next_goal()
+            self.at = Progress(goal=at.goal + 1)
             return
         heard = self._acted(hear(intent, self._wishes(), reply))
         if heard.kind == "done":
-            at.next_goal()
+            self.at = Progress(goal=at.goal + 1)
             return
         at.counts[f"{heard.kind} {heard.slots}"] += 1
         asked_again = heard.kind == "question" and at.counts[f"question {heard.slots}"] > MAX_ASKED
@@ -145,7 +141,7 @@ class Customer:
         if heard.kind in ("unhelpful", "mismatch") or asked_again or agreed_again:
             at.failures += 1
         if heard.kind == "mismatch" and at.failures > self.who.patience:
-            at.next_goal()
+            self.at = Progress(goal=at.goal + 1)
             return
         at.heard = Heard("unhelpful") if asked_again or agreed_again else heard
 
