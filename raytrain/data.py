@@ -108,8 +108,10 @@ def join(rows: Sequence[tuple[Int32, int, str]]) -> TokenRows:
     return TokenRows(tokens.astype(np.int32), offsets, starts, tuple(group for _, _, group in rows))
 
 
-def tokenise(file: Path, tokenizer: Any, max_length: int, overflow: Overflow) -> tuple[TokenRows, LengthReport]:
-    """Read one corpus file and tokenise it with the chat template of `tokenizer`.
+def tokenise(
+    stage: str, file: Path, tokenizer: Any, max_length: int, overflow: Overflow
+) -> tuple[TokenRows, LengthReport]:
+    """Read one corpus file of `stage` and tokenise it with the chat template of `tokenizer`.
 
     Raises:
         CorpusError: when the file lacks a column or a usable row, when the template does not keep the prompt as a
@@ -135,12 +137,12 @@ def tokenise(file: Path, tokenizer: Any, max_length: int, overflow: Overflow) ->
     )
     if report.over and overflow == "error":
         raise CorpusError(
-            f"sft.overflow=error and {report.over:,} of {report.rows:,} rows of {file.name} are longer than "
-            f"sft.max_length={max_length} (longest {report.percentiles[100]}); raise sft.max_length or set "
-            f"sft.overflow=drop"
+            f"{stage}.overflow=error and {report.over:,} of {report.rows:,} rows of {file.name} are longer than "
+            f"{stage}.max_length={max_length} (longest {report.percentiles[100]}); raise {stage}.max_length or set "
+            f"{stage}.overflow=drop"
         )
     if not kept:
-        raise CorpusError(f"{file} has no row of at most sft.max_length={max_length} tokens; make the corpus again")
+        raise CorpusError(f"{file} has no row of at most {stage}.max_length={max_length} tokens; make the corpus again")
     return result, report
 
 

@@ -44,8 +44,8 @@ def place(settings: WorkerSettings, resources: dict[str, float]) -> Placement:
     gpus = int(resources.get("GPU", 0))
     if settings.device == "gpu" and gpus < settings.workers:
         raise HardwareError(
-            f"sft.worker.device=gpu needs a GPU for each of sft.worker.workers={settings.workers} and Ray has {gpus}; "
-            f"lower workers or set sft.worker.device=cpu"
+            f"worker.device=gpu needs a GPU for each of worker.workers={settings.workers} and Ray has {gpus}; "
+            f"lower workers or set worker.device=cpu"
         )
     on_gpu = settings.device == "gpu" or (settings.device == "auto" and gpus >= settings.workers)
     threads = settings.threads or max(1, usable_cores() // settings.workers)

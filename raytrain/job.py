@@ -1,7 +1,8 @@
-"""What the driver tells every worker of a fine-tuning run, and where things stand in its work folder.
+"""What the driver tells every worker of a training stage, and where things stand in its work folder.
 
 Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
-(checkpoints), merged/ (the merged model), result.json (written last: what stands beside it is whole).
+(checkpoints), trained/ (the trained model, adapters merged), result.json (written last: what stands beside it is
+whole).
 """
 
 from dataclasses import dataclass
@@ -10,19 +11,22 @@ from pathlib import Path
 from raytrain.batches import Plan, plan_batches
 from raytrain.data import Int64
 from raytrain.hardware import Placement
-from raytrain.settings import SftSettings
+from raytrain.settings import StageSettings
 
-TRAIN, HELDOUT, PUBLIC_HELDOUT = "train", "heldout", "public_heldout"
+TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "general"
+SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fine-tuning run. `targets` are the module names that get an adapter."""
+    """One run of a training stage. `start` is the model folder that it starts from; `targets` are the module names
+    that get an adapter, none where the weights themselves are trained."""
 
+    stage: str
     work: Path
-    base: Path
+    start: Path
     log: Path
-    settings: SftSettings
+    settings: StageSettings
     placement: Placement
     targets: tuple[str, ...]
     seed: int
@@ -30,12 +34,12 @@ class Job:
     @property
     def sets(self) -> dict[str, Path]:
         """Folders of tokenised rows by name; public_heldout is there only with public data."""
-        folders = {name: self.work / "rows" / name for name in (TRAIN, HELDOUT, PUBLIC_HELDOUT)}
+        folders = {name: self.work / "rows" / name for name in SETS}
         return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
     @property
-    def merged(self) -> Path:
-        return self.work / "merged"
+    def trained(self) -> Path:
+        return self.work / "trained"
 
     @property
     def result(self) -> Path:

@@ -34,7 +34,7 @@ def linear_modules(base: Path) -> dict[str, int]:
 
     files = sorted(base.glob("*.safetensors"))
     if not files:
-        raise MergeError(f"{base} has no *.safetensors weights; run the stage base first")
+        raise MergeError(f"{base} has no *.safetensors weights; run the stages before this one first")
     found: dict[str, int] = {}
     for file in files:
         with safe_open(file, framework="numpy") as weights:
@@ -58,7 +58,7 @@ def check_targets(base: Path, targets: str | tuple[str, ...]) -> tuple[str, ...]
     unknown = [name for name in targets if name not in known]
     if unknown:
         raise MergeError(
-            f"sft.lora.targets: {', '.join(unknown)} matches no linear module of {base}; "
+            f"lora.targets: {', '.join(unknown)} matches no linear module of {base}; "
             f"it has {', '.join(sorted(known))}; name some of these or all-linear"
         )
     return targets
@@ -75,7 +75,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     if not (adapter / ADAPTER_WEIGHTS).is_file():
-        raise MergeError(f"{adapter} has no {ADAPTER_WEIGHTS}; it is not an adapter that sft wrote")
+        raise MergeError(f"{adapter} has no {ADAPTER_WEIGHTS}; it is no adapter")
     stored = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
     dtype = stored.dtype
     model = PeftModel.from_pretrained(stored.to(torch.float32), adapter, autocast_adapter_dtype=False)

@@ -1,6 +1,10 @@
-"""What a training stage can be told. Imports nothing heavy, so that configurations are checked without torch."""
+"""What the training stages can be told. Imports nothing heavy, so that configurations are checked without torch.
 
-from typing import Annotated, Literal
+The stages build on each other: expand -> cpt -> sft -> dpo. A stage whose settings are null is left out, and the next
+one starts from the newest model there is (see `raytrain.chain`).
+"""
+
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,16 +16,28 @@ Overflow = Literal["drop", "error"]
 class WorkerSettings(Strict):
     """How a stage is spread over Ray Train workers.
 
-    `workers` is the world size and is fixed for a run: ZeRO's optimizer shards do not resize. `threads` per worker,
-    0 divides the machine's cores among the workers. `device` auto takes GPUs where Ray sees enough of them.
+    `workers` is the world size. `threads` per worker, 0 divides the machine's cores among the workers. `device` auto
+    takes GPUs where Ray sees enough of them. `zero_stage` shards optimizer state (1), gradients too (2), parameters
+    too (3); `offload` moves what is sharded to the host's memory: the optimizer (and, with ZeRO 3, the parameters).
     """
 
     workers: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    zero_stage: Literal[1, 2] = 1
+    zero_stage: Literal[1, 2, 3] = 1
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    gradient_checkpointing: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
     max_failures: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> "WorkerSettings":
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(
+                f"offload=parameters needs zero_stage=3, and it is {self.zero_stage}: below 3 every worker keeps all "
+                f"parameters; set zero_stage=3 or offload=optimizer"
+            )
+        return self
 
 
 class LoraSettings(Strict):
@@ -41,18 +57,38 @@ class LoraSettings(Strict):
         return value
 
 
-class SftSettings(Strict):
-    """Supervised fine-tuning on corpora/sft.
+class MergeSettings(Strict):
+    """The stage's model merged with the one it started from: `weight` 1 is the trained model, 0 the start.
 
-    `tokens_per_batch` counts padded tokens of one worker's micro-batch; a step is `workers` x `accumulate` of them.
-    The number of steps follows from the corpus, `epochs` and `max_steps` alone, so that a run that was killed and
-    goes on is the run that was not. `overflow` says what happens to rows longer than `max_length`: `error` stops
-    before training, `drop` leaves them out and counts them; nothing is ever cut.
+    `density` is the share of each tensor's changes that TIES keeps. `agentmill merge sweep` measures weights.
     """
 
+    method: Literal["linear", "slerp", "ties"] = "linear"
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
+class ExpandSettings(Strict):
+    """Block expansion: one new block after every `every` blocks, which must divide the number of blocks."""
+
+    every: Annotated[int, Field(ge=1)] = 4
+
+
+class StageSettings(Strict):
+    """What every stage that trains can be told.
+
+    `tokens_per_batch` counts padded (or, with `packing`, packed) tokens of one worker's micro-batch; a step is
+    `workers` x `accumulate` of them. The number of steps follows from the corpus, `epochs` and `max_steps` alone, so
+    that a run that was killed and goes on is the run that was not. `overflow` says what happens to rows longer than
+    `max_length`: `error` stops before training, `drop` leaves them out and counts them; nothing is ever cut.
+    `lora` null trains the weights themselves. `merge` null keeps the trained model as it is.
+    """
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"log_every_steps", "save_every_steps", "keep_checkpoints"})
+
     worker: WorkerSettings = WorkerSettings()
-    lora: LoraSettings = LoraSettings()
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    lora: LoraSettings | None = LoraSettings()
+    learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -61,18 +97,51 @@ class SftSettings(Strict):
     max_steps: Annotated[int, Field(ge=1)] | None = None
     tokens_per_batch: Annotated[int, Field(ge=1)] = 1024
     accumulate: Annotated[int, Field(ge=1)] = 1
+    packing: bool = False
     max_length: Annotated[int, Field(ge=8)] = 512
     overflow: Overflow = "drop"
+    merge: MergeSettings | None = None
     save_every_steps: Annotated[int, Field(ge=1)] = 100
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     log_every_steps: Annotated[int, Field(ge=1)] = 1
     heldout_rows: Annotated[int, Field(ge=1)] = 1000
 
     @model_validator(mode="after")
-    def _batch_holds_a_row(self) -> "SftSettings":
+    def _batch_holds_a_row(self) -> "StageSettings":
         if self.tokens_per_batch < self.max_length:
             raise ValueError(
                 f"tokens_per_batch={self.tokens_per_batch} is below max_length={self.max_length}: a row of that length "
                 f"would fit in no batch; raise tokens_per_batch or lower max_length"
             )
         return self
+
+
+class CptSettings(StageSettings):
+    """Context-aware continual pretraining on corpora/cpt: all weights, or with `train: new_blocks` only those of the
+    blocks that expansion added (as LLaMA Pro does; the paper trains all)."""
+
+    lora: LoraSettings | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    packing: bool = True
+    train: Literal["all", "new_blocks"] = "all"
+
+
+class SftSettings(StageSettings):
+    """Supervised fine-tuning on corpora/sft."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+
+
+class DpoSettings(StageSettings):
+    """Direct preference optimisation on corpora/dpo; the reference is the model that the stage started from.
+
+    `beta` scales the implicit reward. `precompute_reference` computes the reference's log-probabilities once, before
+    training, in place of a second forward pass in every step.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    precompute_reference: bool = False

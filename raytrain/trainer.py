@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
 from raytrain.batches import IGNORED
+from raytrain.settings import WorkerSettings
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
@@ -51,15 +52,22 @@ class CompletionTrainer(SFTTrainer):
         return (loss, output) if return_outputs else loss
 
 
-def deepspeed_config(stage: int, precision: str) -> dict[str, Any]:
+def deepspeed_config(worker: WorkerSettings, precision: str) -> dict[str, Any]:
     """ZeRO for Accelerate, which fills in what is `auto`. Gradients are summed over ranks in fp32.
 
     The optimizer is torch's fused AdamW on this rank's fp32 shard, so no DeepSpeed operator has to be compiled.
     """
+    zero: dict[str, Any] = {"stage": worker.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
+    if worker.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if worker.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    if worker.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": False}
     return {
         "bf16": {"enabled": precision == "bf16"},
         "communication_data_type": "fp32",
-        "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": True},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_accumulation_steps": "auto",

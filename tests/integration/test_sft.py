@@ -127,10 +127,10 @@ def test_figures_and_log_agree(finished: Run) -> None:
 
 def test_training_lowers_the_heldout_loss_of_every_agent(finished: Run) -> None:
     value = {name: float(figure.value) for name, figure in finished.figures("train").items()}
-    assert value["train.sft.heldout_loss"] < 0.9 * value["train.base.heldout_loss"]
+    assert value["train.sft.heldout_loss"] < 0.9 * value["train.sft.start.heldout_loss"]
     for agent in ("understander", "planner"):
-        assert value[f"train.sft.{agent}.heldout_loss"] < value[f"train.base.{agent}.heldout_loss"]
-    assert value["train.sft.public_heldout_loss"] < value["train.base.public_heldout_loss"]
+        assert value[f"train.sft.{agent}.heldout_loss"] < value[f"train.sft.start.{agent}.heldout_loss"]
+    assert value["train.sft.public_heldout_loss"] < value["train.sft.start.public_heldout_loss"]
 
 
 def test_the_first_loss_is_that_of_the_base(finished: Run) -> None:
@@ -143,7 +143,7 @@ def test_the_first_loss_is_that_of_the_base(finished: Run) -> None:
 
     base = finished.root / "models" / "base"
     tokens, _ = tokenise(
-        finished.root / "corpora" / "sft" / "train.parquet", AutoTokenizer.from_pretrained(base), 256, "error"
+        "sft", finished.root / "corpora" / "sft" / "train.parquet", AutoTokenizer.from_pretrained(base), 256, "error"
     )
     plan = plan_batches(tokens.lengths, SETTINGS.tokens_per_batch, 2, 1, seed=1)
     model, total, count = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), 0.0, 0

@@ -74,7 +74,7 @@ def test_an_unknown_target_is_named_with_those_that_exist(base: Path) -> None:
 
 
 def test_a_missing_base_names_the_stage_to_run(tmp_path: Path) -> None:
-    with pytest.raises(MergeError, match="run the stage base first"):
+    with pytest.raises(MergeError, match="run the stages before this one first"):
         linear_modules(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
 
 
 def test_a_folder_without_adapter_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(MergeError, match="is not an adapter"):
+    with pytest.raises(MergeError, match="is no adapter"):
         merge_adapter(base, tmp_path, tmp_path)
 
 

@@ -62,7 +62,7 @@ def lengths_of(count: int, seed: int = 3) -> Any:
 
 
 def test_only_the_completion_and_its_end_count(tmp_path: Path) -> None:
-    rows, report = tokenise(corpus(tmp_path, [("ab", "xyz")]), LetterTokenizer(), 64, "error")
+    rows, report = tokenise("sft", corpus(tmp_path, [("ab", "xyz")]), LetterTokenizer(), 64, "error")
     tokens, start = rows.row(0)
     assert tokens.tolist() == [ord("a"), ord("b"), PROMPT_END, ord("x"), ord("y"), ord("z"), EOS]
     assert start == 3
@@ -72,45 +72,45 @@ def test_only_the_completion_and_its_end_count(tmp_path: Path) -> None:
 
 
 def test_text_after_the_end_token_is_not_learned(tmp_path: Path) -> None:
-    rows, _ = tokenise(corpus(tmp_path, [("ab", "xyz")]), LetterTokenizer(ending=">\n"), 64, "error")
+    rows, _ = tokenise("sft", corpus(tmp_path, [("ab", "xyz")]), LetterTokenizer(ending=">\n"), 64, "error")
     assert rows.row(0)[0][-1] == EOS
 
 
 def test_rows_over_the_limit_are_dropped_and_counted(tmp_path: Path) -> None:
     file = corpus(tmp_path, [("a", "x"), ("a" * 50, "x"), ("b", "y")])
-    rows, report = tokenise(file, LetterTokenizer(), 16, "drop")
+    rows, report = tokenise("sft", file, LetterTokenizer(), 16, "drop")
     assert (len(rows), report.rows, report.over, report.over_by_group) == (2, 3, 1, {"planner": 1})
     assert "over 16: 1 (planner 1)" in report.text()
 
 
 def test_rows_over_the_limit_stop_the_stage_when_asked(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"1 of 2 rows .* sft.max_length=16 \(longest 53\)"):
-        tokenise(corpus(tmp_path, [("a", "x"), ("a" * 50, "x")]), LetterTokenizer(), 16, "error")
+        tokenise("sft", corpus(tmp_path, [("a", "x"), ("a" * 50, "x")]), LetterTokenizer(), 16, "error")
 
 
 def test_no_row_left_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no row of at most"):
-        tokenise(corpus(tmp_path, [("a" * 50, "x")]), LetterTokenizer(), 16, "drop")
+        tokenise("sft", corpus(tmp_path, [("a" * 50, "x")]), LetterTokenizer(), 16, "drop")
 
 
 def test_public_rows_are_a_group_of_their_own(tmp_path: Path) -> None:
-    rows, _ = tokenise(corpus(tmp_path, [("a", "x")], source="public"), LetterTokenizer(), 64, "drop")
+    rows, _ = tokenise("sft", corpus(tmp_path, [("a", "x")], source="public"), LetterTokenizer(), 64, "drop")
     assert rows.groups == ("public",)
 
 
 def test_a_template_without_end_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="does not end a completion with '>'"):
-        tokenise(corpus(tmp_path, [("a", "x")]), LetterTokenizer(ending=""), 64, "drop")
+        tokenise("sft", corpus(tmp_path, [("a", "x")]), LetterTokenizer(ending=""), 64, "drop")
 
 
 def test_a_template_that_changes_the_prompt_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="does not keep the prompt"):
-        tokenise(corpus(tmp_path, [("a", "x")]), LetterTokenizer(rewrites_prompt=True), 64, "drop")
+        tokenise("sft", corpus(tmp_path, [("a", "x")]), LetterTokenizer(rewrites_prompt=True), 64, "drop")
 
 
 def test_a_missing_corpus_names_the_stage_to_run(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="run the stage corpora first"):
-        tokenise(tmp_path / "train.parquet", LetterTokenizer(), 64, "drop")
+        tokenise("sft", tmp_path / "train.parquet", LetterTokenizer(), 64, "drop")
 
 
 def test_rows_survive_saving(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_trained_tokens_are_those_that_the_loss_counts_with_the_end_of_sequence(
     write_tiny_llama(made.run.path("models", "base"))
     tokenizer = tokenizer_of(made.run)
     assert tokenizer is not None
-    rows, report = tokenise(made.run.path("corpora", "sft", "train.parquet"), tokenizer, 4096, "error")
+    rows, report = tokenise("sft", made.run.path("corpora", "sft", "train.parquet"), tokenizer, 4096, "error")
     shown = [show(row, tokenizer) for row in made.rows("sft")]
     assert [row.tokens for row in shown] == [(s, len(t) - s) for t, s in map(rows.row, range(len(rows)))]
     assert sum(row.tokens[1] for row in shown if row.tokens) == report.completion_tokens

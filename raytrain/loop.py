@@ -1,8 +1,8 @@
-"""What each worker of supervised fine-tuning does: train the adapter, merge it, score held-out rows.
+"""What each worker of a training stage does: train, put the result together, score held-out rows.
 
 Runs inside a Ray Train worker; torch and the trainer are imported here and nowhere in the driver. Rank 0 leaves the
-merged model and `result.json` in the work folder; result.json is written last and atomically, so that what stands
-beside it is whole.
+trained model and `result.json` in the work folder; result.json is written last and atomically, so that what stands
+beside it is whole. What differs between the stages is in `raytrain.objectives`.
 """
 
 import json
@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.train
 import torch
 import torch.distributed
@@ -21,29 +20,26 @@ from trl.trainer.sft_config import SFTConfig
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
-from raytrain.batches import Collator, in_order
 from raytrain.callbacks import ReportCheckpoint, StepLog
 from raytrain.data import TokenRows
 from raytrain.hardware import Placement
-from raytrain.job import TRAIN, Job
-from raytrain.merge import merge_adapter
-from raytrain.trainer import (
-    CompletionTrainer,
-    completion_losses,
-    deepspeed_config,
-    score_completions,
-    skip_shared_memory_op,
-)
+from raytrain.job import HELDOUT, TRAIN, Job
+from raytrain.merge import copy_tokenizer, merge_adapter
+from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
+from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
+Measured = dict[str, dict[str, list[float]]]  # measure -> group -> [total, count]
 
-def finetune(job: Job) -> None:
+
+def train(job: Job) -> None:
     """The loop of one worker, on every rank with the same job."""
     prepare_process(job.placement)
     attention.register()
     if job.placement.device == "cpu":
         skip_shared_memory_op()
-    trainer = _trainer(job)
+    objective = OBJECTIVES[job.stage]
+    trainer = _trainer(job, objective)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
@@ -51,24 +47,26 @@ def finetune(job: Job) -> None:
             torch.distributed.barrier()
     else:
         trainer.train()
-    if ray.train.get_context().get_world_rank() == 0:
-        _merge(trainer, job)
-    torch.distributed.barrier()
-    losses = {name: _heldout(job, folder) for name, folder in (("base", job.base), ("sft", job.merged))}
-    if ray.train.get_context().get_world_rank() == 0:
-        result = {"steps": trainer.state.global_step, "losses": losses}
+    _save(trainer, job)
+    scores = {name: _scores(job, objective, folder) for name, folder in (("start", job.start), ("end", job.trained))}
+    if _rank() == 0:
+        result = {"steps": trainer.state.global_step, "scores": scores}
         atomic_write_text(job.result, json.dumps(result, indent=2) + "\n")
 
 
-def _trainer(job: Job) -> CompletionTrainer:
+def _rank() -> int:
+    return int(ray.train.get_context().get_world_rank())
+
+
+def _trainer(job: Job, objective: Objective) -> CompletionTrainer:
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.lengths)
-    tokenizer = AutoTokenizer.from_pretrained(job.base, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     log = StepLog(job.log, job.step_tokens(rows.lengths, plan))
-    trainer = CompletionTrainer(
-        model=_adapted(job),
+    trainer = objective.trainer(
+        model=_model(job, objective),
         args=_arguments(job, _output_folder()),
-        data_collator=Collator(rows, _pad_id(tokenizer)),
+        data_collator=objective.collator(rows, _pad_id(tokenizer)),
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
         callbacks=[ReportCheckpoint(), log],
@@ -77,11 +75,13 @@ def _trainer(job: Job) -> CompletionTrainer:
     return trainer
 
 
-def _adapted(job: Job) -> Any:
+def _model(job: Job, objective: Objective) -> Any:
     set_seed(job.seed)
     lora = job.settings.lora
-    model = _load(job.base, job.placement)
-    score_completions(model)
+    model = _load(job.start, job.placement)
+    objective.prepare(model)
+    if lora is None:
+        return model
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
@@ -116,7 +116,7 @@ def _arguments(job: Job, output: str) -> SFTConfig:
     settings = job.settings
     return SFTConfig(
         output_dir=output,
-        deepspeed=deepspeed_config(settings.worker.zero_stage, job.placement.precision),
+        deepspeed=deepspeed_config(settings.worker, job.placement.precision),
         bf16=job.placement.precision == "bf16",
         use_cpu=job.placement.device == "cpu",
         seed=job.seed,
@@ -129,7 +129,7 @@ def _arguments(job: Job, output: str) -> SFTConfig:
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
         max_length=None,
-        gradient_checkpointing=False,
+        gradient_checkpointing=settings.worker.gradient_checkpointing,
         optim="adamw_torch_fused",
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
@@ -145,36 +145,38 @@ def _arguments(job: Job, output: str) -> SFTConfig:
     )
 
 
-def _merge(trainer: CompletionTrainer, job: Job) -> None:
-    adapter = Path(str(trainer.args.output_dir)) / "adapter"
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(adapter)
-    shutil.rmtree(job.merged, ignore_errors=True)
-    job.merged.mkdir(parents=True)
-    merge_adapter(job.base, adapter, job.merged)
-
-
-def _heldout(job: Job, folder: Path) -> dict[str, dict[str, tuple[float, int]]]:
-    """Summed loss and number of completion tokens of the model in `folder`, by held-out set and group."""
-    model = _load(folder, job.placement).eval()
-    if job.placement.device == "gpu":
-        model.to(torch.device("cuda", torch.cuda.current_device()))
-    return {name: _score(model, TokenRows.load(path), job) for name, path in job.sets.items() if name != TRAIN}
+def _save(trainer: CompletionTrainer, job: Job) -> None:
+    """The trained model as a plain folder; all ranks take part, since ZeRO 3 gathers the weights from them."""
+    saved = Path(str(trainer.args.output_dir)) / "saved"
+    trainer.save_model(str(saved))
+    if _rank() == 0:
+        shutil.rmtree(job.trained, ignore_errors=True)
+        if job.settings.lora is None:
+            shutil.copytree(saved, job.trained, ignore=shutil.ignore_patterns("training_args.bin"))
+            copy_tokenizer(job.start, job.trained)
+        else:
+            job.trained.mkdir(parents=True)
+            merge_adapter(job.start, saved, job.trained)
+    torch.distributed.barrier()
 
 
 @torch.no_grad()
-def _score(model: PreTrainedModel, rows: TokenRows, job: Job) -> dict[str, tuple[float, int]]:
-    context = ray.train.get_context()
-    names = sorted(set(rows.groups))
-    number = np.array([names.index(group) for group in rows.groups])
-    sums = torch.zeros(len(names), 2, dtype=torch.float64, device=model.device)
-    collate = Collator(rows, 0)
-    plan = in_order(rows.lengths, 2 * job.settings.tokens_per_batch)
-    for batch in plan[context.get_world_rank() :: context.get_world_size()]:
-        tensors = {key: value.to(model.device) for key, value in collate.tensors(batch).items()}
-        losses = completion_losses(model, **tensors).double()
-        counts = [int(rows.lengths[row] - rows.starts[row]) for row in batch]
-        for row, part in zip(batch, losses.split(counts), strict=True):
-            sums[number[row], 0] += part.sum()
-            sums[number[row], 1] += len(part)
-    torch.distributed.all_reduce(sums)
-    return {name: (float(sums[i, 0]), int(sums[i, 1])) for i, name in enumerate(names)}
+def _scores(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
+    """What is measured of the model in `folder`, by held-out set."""
+    model = _load(folder, job.placement).eval()
+    if job.placement.device == "gpu":
+        model.to(torch.device("cuda", torch.cuda.current_device()))
+    heldout = {name: TokenRows.load(path) for name, path in job.sets.items() if name != TRAIN}
+    measures = {HELDOUT: objective.measure}
+    return {name: _score(model, rows, job, measures.get(name, loss_sums)) for name, rows in heldout.items()}
+
+
+def _score(model: PreTrainedModel, rows: TokenRows, job: Job, measure: Measure) -> Measured:
+    workers, names = ray.train.get_context().get_world_size(), sorted(set(rows.groups))
+    measured = measure(model, rows, job, lambda plan: plan[_rank() :: workers])
+    for sums in measured.values():
+        torch.distributed.all_reduce(sums)
+    return {
+        what: {name: [float(value) for value in sums[i]] for i, name in enumerate(names)}
+        for what, sums in measured.items()
+    }

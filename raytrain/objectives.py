@@ -1,0 +1,61 @@
+"""What differs between the stages inside a worker: the trainer's class, how a planned batch becomes tensors, and how
+held-out rows are scored. Everything else is `raytrain.loop`.
+
+Scores are sums by group, so that ranks and sets add up: {group: [sum, count]} for each named measure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from raytrain.batches import Collator, in_order
+from raytrain.data import TokenRows
+from raytrain.job import Job
+from raytrain.trainer import CompletionTrainer, completion_losses, score_completions
+
+Sums = dict[str, torch.Tensor]
+Share = Callable[[list[list[int]]], list[list[int]]]
+Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One stage's part of the loop.
+
+    `prepare` changes a loaded model before adapters are put on; `measure` looks at the held-out rows of the stage's own
+    corpus (other sets are measured by their loss) and returns, for this rank's share of the batches, the sums
+    [number of groups, 2] (total, count) of each measure.
+    """
+
+    trainer: type[CompletionTrainer]
+    prepare: Callable[[PreTrainedModel], None]
+    collator: Callable[[TokenRows, int], Any]
+    measure: Measure
+
+
+def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -> Sums:
+    """Summed loss and number of completion tokens by group, in the order of `sorted(set(rows.groups))`."""
+    names = sorted(set(rows.groups))
+    number = [names.index(group) for group in rows.groups]
+    sums = torch.zeros(len(names), 2, dtype=torch.float64, device=model.device)
+    collate = Collator(rows, 0)
+    for batch in share(in_order(rows.lengths, 2 * job.settings.tokens_per_batch)):
+        tensors = {key: value.to(model.device) for key, value in collate.tensors(batch).items()}
+        losses = completion_losses(model, **tensors).double()
+        counts = [int(rows.lengths[row] - rows.starts[row]) for row in batch]
+        for row, part in zip(batch, losses.split(counts), strict=True):
+            sums[number[row], 0] += part.sum()
+            sums[number[row], 1] += len(part)
+    return {"loss": sums}
+
+
+COMPLETIONS = Objective(
+    trainer=CompletionTrainer,
+    prepare=score_completions,
+    collator=Collator,
+    measure=loss_sums,
+)
+OBJECTIVES = {"sft": COMPLETIONS, "cpt": COMPLETIONS}
