@@ -69,7 +69,7 @@ def test_targets_are_found_in_the_weights(base: Path) -> None:
 
 
 def test_an_unknown_target_is_named_with_those_that_exist(base: Path) -> None:
-    with pytest.raises(MergeError, match=r"sft.lora.targets: query_proj matches no linear module .* q_proj"):
+    with pytest.raises(MergeError, match=r"lora.targets: query_proj matches no linear module .* q_proj"):
         check_targets(base, ("q_proj", "query_proj"))
 
 
