@@ -15,7 +15,7 @@ Evaluator calls are left out: of a faultless Planner it only ever has to agree.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -4,7 +4,7 @@
 SPEC is a JSON file of `Spec`. TRL's own trainers on TRL's own row formats (prompt and completion, or prompt, chosen and
 rejected), PEFT's adapters through `peft_config`, TRL's defaults but for what makes the sides comparable: the same rows
 once, the same optimizer and schedule, sdpa attention, as many threads, no evaluation, no checkpoints, one log line at
-the end. Each process writes OUT/<rank>.json: tokens and seconds of each step, seconds until the first step, peak memory.
+the end. Each process writes OUT/<rank>.json: tokens and end of each step, its loss and its peak memory.
 
 Tokens are real ones, counted where a batch is collated (its attention mask), so padding counts for nothing.
 """
@@ -23,8 +23,6 @@ from pydantic import BaseModel, ConfigDict
 from agentmill.runs import atomic_write_text
 from raytrain.hardware import peak_memory_gib
 
-STARTED = time.monotonic()
-
 
 class Spec(BaseModel):
     """What one process is to train. `rows` is the number of rows (or pairs) of a micro-batch of one process."""
@@ -40,7 +38,6 @@ class Spec(BaseModel):
     device: str
     rows: int
     accumulate: int
-    max_steps: int
     max_length: int
     seed: int
     learning_rate: float
@@ -60,7 +57,6 @@ class Spec(BaseModel):
             "output_dir": str(self.out / "trainer"),
             "seed": self.seed,
             "num_train_epochs": 1,
-            "max_steps": self.max_steps,
             "per_device_train_batch_size": self.rows,
             "gradient_accumulation_steps": self.accumulate,
             "train_sampling_strategy": "group_by_length" if self.by_length else "random",
@@ -114,9 +110,7 @@ def main(spec: Spec) -> None:
     result = {
         "tokens": tokens,
         "ends": [end - began for end in ends],
-        "start_s": began - STARTED,
-        "peak_gib": peak_memory_gib(),
-        "gpu_peak_gib": torch.cuda.max_memory_allocated() / 2**30 if spec.device == "gpu" else None,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if spec.device == "gpu" else peak_memory_gib(),
         "loss": trainer.state.log_history[-1].get("train_loss"),
     }
     atomic_write_text(spec.out / f"{os.environ.get('RANK', '0')}.json", json.dumps(result) + "\n")

@@ -7,7 +7,8 @@ import json
 import platform
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,12 +20,25 @@ from raytrain.settings import StageSettings
 
 PREFIX = "bench.training"
 NAMES: Mapping[Side, str] = {"ours": "", "packed": "packed_", "trl": "trl_", "trl_default": "trl_default_"}
+RATIOS: Mapping[str, tuple[Side, Side]] = {
+    "ratio_to_trl": ("ours", "trl"),
+    "ratio_to_trl_default": ("ours", "trl_default"),
+    "packing_speedup": ("packed", "trl_default"),
+    "packing_speedup_by_length": ("packed", "trl"),
+}
 
 
 def bench_training(
-    folder: Path, source: Run | None, stages: Mapping[str, StageSettings], sizes: Sizes, model: str, results: Path | None
+    folder: Path,
+    source: Run | None,
+    stages: Mapping[str, StageSettings],
+    sizes: Sizes,
+    model: str,
+    results: Path | None,
+    session: Callable[[], AbstractContextManager[None]],
 ) -> Run:
-    """Measure, record and print; Ray must be initialised. Without `source` a run of its own is made first.
+    """Measure, record and print. Without `source` a run of its own is made first; `session` initialises Ray for as long
+    as is measured.
 
     Raises:
         BenchFailed: when the corpora cannot be made or are too small, or a side fails.
@@ -33,7 +47,8 @@ def bench_training(
     if source is None:
         prompts = "full" if model not in (SHIPPED, "tiny") else "brief"
         source = make_corpora(folder, CONVERSATIONS, prompts, seed=7)
-    measured = measure(source, folder, stages, sizes, model)
+    with session():
+        measured = measure(source, folder, stages, sizes, model)
     run = bench_run()
     record(measured, run)
     for line in table(measured):
@@ -62,12 +77,7 @@ def record(measured: Sequence[Measured], run: Run) -> None:
             shares = [turn.mfu for turn in turns if turn.mfu is not None]
             if shares:
                 run.record(f"{name}mfu", statistics.median(shares), n=len(shares), interval=(min(shares), max(shares)))
-        for figure, side, other in (
-            ("ratio_to_trl", "ours", "trl"),
-            ("ratio_to_trl_default", "ours", "trl_default"),
-            ("packing_speedup", "packed", "trl_default"),
-            ("packing_speedup_by_length", "packed", "trl"),
-        ):
+        for figure, (side, other) in RATIOS.items():
             if side in one.turns and other in one.turns:
                 value, interval = one.ratio(side, other)
                 run.record(f"{prefix}.{figure}", value, n=len(one.turns[side]), interval=interval)
@@ -89,11 +99,10 @@ def table(measured: Sequence[Measured]) -> list[str]:
                 f"{tokens:>10,.0f}{step:>10.3f}{around:>10.1f}{peak:>10.2f}"
             )
     for one in measured:
-        others: list[Side] = [side for side in one.turns if side in ("packed", "trl_default")]
-        ratios = [("ours", "trl"), *((("packed", "trl_default"), ("packed", "trl")) if others else ())]
-        for side, other in ratios:
-            value, (low, high) = one.ratio(side, other)
-            lines.append(f"{one.stage:<5} {side} by {other}: {value:.2f} [{low:.2f}, {high:.2f}]")
+        for side, other in RATIOS.values():
+            if side in one.turns and other in one.turns:
+                value, (low, high) = one.ratio(side, other)
+                lines.append(f"{one.stage:<5} {side} by {other}: {value:.2f} [{low:.2f}, {high:.2f}]")
     return lines
 
 

@@ -96,9 +96,7 @@ class Measured:
         return statistics.median(ours) / statistics.median(theirs), (min(each), max(each))
 
 
-def measure(
-    source: Run, folder: Path, stages: Mapping[str, StageSettings], sizes: Sizes, model: str
-) -> list[Measured]:
+def measure(source: Run, folder: Path, stages: Mapping[str, StageSettings], sizes: Sizes, model: str) -> list[Measured]:
     """Measure these stages, each from `model` on rows of the corpora of `source`, in `folder`. Ray must be initialised.
 
     Raises:

@@ -162,7 +162,10 @@ def put_rows(
 
 
 def _within(
-    table: pa.Table, tokenise: Callable[[Path, Any, StageSettings], Any], tokenizer: Any, settings: StageSettings,
+    table: pa.Table,
+    tokenise: Callable[[Path, Any, StageSettings], Any],
+    tokenizer: Any,
+    settings: StageSettings,
     folder: Path,
 ) -> list[tuple[int, int]]:
     """(row, tokens) of the rows that are within the limit, in order."""
