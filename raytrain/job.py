@@ -1,8 +1,9 @@
 """What the driver tells every worker of a training stage, and where things stand in its work folder.
 
 Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
-(checkpoints), trained/ (the trained model, adapters merged), result.json (written last: what stands beside it is
-whole).
+(checkpoints), trained/ (the trained model, adapters merged) with trained.json beside it (written last: what it stands
+for is whole), merged/ (trained/ merged with the start, where that is asked for) and result-<digest>.json (written after
+it). rows, trained and the step log stay after the stage, so that another merge needs no training.
 """
 
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL)
 @dataclass(frozen=True)
 class Job:
     """One run of a training stage. `start` is the model folder that it starts from; `targets` are the module names
-    that get an adapter, none where the weights themselves are trained."""
+    that get an adapter, none where the weights themselves are trained. The name of `work` is the digest of all that
+    decides the training; `digest` is of the model that is published, the merge included."""
 
     stage: str
+    digest: str
     work: Path
     start: Path
     log: Path
@@ -42,8 +45,28 @@ class Job:
         return self.work / "trained"
 
     @property
+    def finished(self) -> Path:
+        """Steps and scores of the trained model."""
+        return self.work / "trained.json"
+
+    @property
+    def steps(self) -> Path:
+        """A copy of the finished training's step log."""
+        return self.work / "steps.jsonl"
+
+    @property
+    def merged(self) -> Path:
+        return self.work / "merged"
+
+    @property
+    def model(self) -> Path:
+        """What is published."""
+        return self.merged if self.settings.merge else self.trained
+
+    @property
     def result(self) -> Path:
-        return self.work / "result.json"
+        """Steps and scores of what is published and what it was made from."""
+        return self.work / f"result-{self.digest}.json"
 
     def plan(self, lengths: Int64) -> Plan:
         """The batches of the whole run over rows of these lengths, cut to `max_steps`."""
