@@ -22,29 +22,36 @@ from trl.trainer.sft_config import SFTConfig
 from agentmill.runs import atomic_write_text
 from raytrain import attention
 from raytrain.blend import blend_folder
-from raytrain.callbacks import ReportCheckpoint, StepLog
+from raytrain.callbacks import StepLog
 from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
 from raytrain.hardware import Placement
 from raytrain.job import HELDOUT, TRAIN, Job
 from raytrain.merge import merge_adapter
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
+from raytrain.resume import Start, begin
+from raytrain.saving import ReportCheckpoint
 from raytrain.settings import MergeSettings
+from raytrain.stopping import StopWhenTold
 from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
 Measured = dict[str, dict[str, list[float]]]  # measure -> group -> [total, count]
 
 
-def train(job: Job) -> None:
-    """The loop of one worker, on every rank with the same job."""
+def train(job: Job) -> dict[str, Any]:
+    """The loop of one worker, on every rank with the same job.
+
+    Returns {"stopped": why, "step": the last one saved} where it was told to stop; else {}, with everything in place.
+    """
     prepare_process(job.placement)
     attention.register()
     if job.placement.device == "cpu":
         skip_shared_memory_op()
-    objective = OBJECTIVES[job.stage]
-    if not job.finished.is_file():
-        _fit(job, objective)
+    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
+    if stopped:
+        return stopped
     result = json.loads(job.finished.read_text(encoding="utf-8"))
     if job.settings.merge is not None:
         blended(job.start, job.trained, job.merged, job.settings.merge)
@@ -53,6 +60,7 @@ def train(job: Job) -> None:
         result["scores"]["end"] = score_folder(job, objective, job.merged)
     if _rank() == 0:
         atomic_write_text(job.result, json.dumps(result, indent=2) + "\n")
+    return {}
 
 
 def blended(start: Path, trained: Path, out: Path, settings: MergeSettings) -> None:
@@ -64,41 +72,43 @@ def blended(start: Path, trained: Path, out: Path, settings: MergeSettings) -> N
     torch.distributed.barrier()
 
 
-def _fit(job: Job, objective: Objective) -> None:
-    """Train, or go on with it, and leave the trained model and its scores in the work folder."""
-    trainer = _trainer(job, objective)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            trainer.train(resume_from_checkpoint=folder)
-            torch.distributed.barrier()
-    else:
-        trainer.train()
+def _fit(job: Job, objective: Objective, stopping: StopWhenTold) -> dict[str, Any]:
+    """Train, or go on with it, and leave the trained model and its scores in the work folder; returns as `train`."""
+    start = begin(job)
+    trainer = _trainer(job, objective, start, stopping)
+    trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
+    if stopping.why or stopping.told():
+        return {"stopped": stopping.why, "step": trainer.state.global_step}
     _save(trainer, job)
-    folders = {"start": job.start, "end": job.trained}
-    scores = {name: score_folder(job, objective, folder) for name, folder in folders.items()}
+    scores = {}
+    for name, folder in (("start", job.start), ("end", job.trained)):
+        if stopping.told():
+            return {"stopped": stopping.why, "step": trainer.state.global_step}
+        scores[name] = score_folder(job, objective, folder)
     if _rank() == 0:
         result = {"steps": trainer.state.global_step, "scores": scores}
         atomic_write_text(job.finished, json.dumps(result, indent=2) + "\n")
     torch.distributed.barrier()
+    return {}
 
 
 def _rank() -> int:
     return int(ray.train.get_context().get_world_rank())
 
 
-def _trainer(job: Job, objective: Objective) -> CompletionTrainer:
+def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> CompletionTrainer:
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.lengths)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
+    report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
     log = StepLog(job.log, job.step_tokens(rows.lengths, plan))
     trainer = objective.trainer(
         model=_model(job, objective),
-        args=_arguments(job, _output_folder()),
+        args=_arguments(job, _output_folder(), start),
         data_collator=objective.collator(rows, _pad_id(tokenizer)),
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
-        callbacks=[ReportCheckpoint(), log],
+        callbacks=[report, log, stopping],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -141,17 +151,17 @@ def _output_folder() -> str:
     return str(folder)
 
 
-def _arguments(job: Job, output: str) -> SFTConfig:
+def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
     settings = job.settings
     return SFTConfig(
         output_dir=output,
-        deepspeed=deepspeed_config(settings.worker, job.placement.precision),
+        deepspeed=deepspeed_config(settings.worker, job.placement.precision, resized=start.resized),
         bf16=job.placement.precision == "bf16",
         use_cpu=job.placement.device == "cpu",
         seed=job.seed,
         num_train_epochs=1,  # the plan holds every epoch
         per_device_train_batch_size=1,  # one planned batch
-        gradient_accumulation_steps=settings.accumulate,
+        gradient_accumulation_steps=job.accumulate,
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -167,7 +177,7 @@ def _arguments(job: Job, output: str) -> SFTConfig:
         max_grad_norm=settings.max_grad_norm,
         save_strategy="steps",
         save_steps=settings.save_every_steps,
-        save_total_limit=1,
+        save_total_limit=None,  # each is removed once it is uploaded (raytrain.saving)
         logging_steps=settings.log_every_steps,
         disable_tqdm=True,
         report_to="none",

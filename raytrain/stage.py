@@ -36,8 +36,7 @@ from raytrain.settings import StageSettings
 from raytrain.steplog import read_steps
 from raytrain.worker import launch, watched
 
-CHECKPOINTS = "ray"
-COUNTS = "counts.json"
+BEGUN, COUNTS = "begun.json", "counts.json"
 GENERAL_ROWS = 300
 UNITS = {"loss": "nats/token"}
 
@@ -92,17 +91,25 @@ def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int) -
     training = digest_json(
         {"in": inputs, "start": digest_path(begin), "settings": deciding, "seed": seed, "code": code}
     )
+    work = run.path("checkpoints", stage, training[:16])
     return Job(
         stage=stage,
         digest=digest_json([training, merge])[:16],
-        work=run.path("checkpoints", stage, training[:16]),
+        work=work,
         start=begin,
         log=run.path("logs", f"{stage}.jsonl"),
         settings=settings,
         placement=place(settings.worker, ray.cluster_resources()),
         targets=targets,
         seed=seed,
+        begun_with=_begun_with(work, settings),
     )
+
+
+def _begun_with(work: Path, settings: StageSettings) -> int:
+    """The number of workers that the run in this work folder was begun with; those of `settings` where it begins."""
+    begun = work / BEGUN
+    return int(json.loads(begun.read_text(encoding="utf-8"))["workers"]) if begun.is_file() else settings.worker.workers
 
 
 def _corpora(run: Run, stage: str) -> dict[str, Path]:
@@ -122,10 +129,11 @@ def _clear_work(job: Job) -> None:
     """Remove what only an unfinished stage needs; rows, trained model and step log stay."""
     if job.finished.is_file() and job.log.is_file():
         shutil.copyfile(job.log, job.steps)
-    for result in job.work.glob("result-*.json"):
-        result.unlink()
-    for folder in (job.work / CHECKPOINTS, job.merged):
-        shutil.rmtree(folder, ignore_errors=True)
+    stay = {job.work / "rows", job.trained, job.finished, job.steps, job.work / BEGUN}
+    results = list(job.work.glob("result-*.json"))  # first: what they stand for goes with the rest
+    for path in [*results, *(job.work.iterdir() if job.work.is_dir() else ())]:
+        if path not in stay:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _prepare(run: Run, stage: Stage, job: Job) -> None:
@@ -176,9 +184,10 @@ def _train(job: Job) -> None:
         f"{worker.workers} workers x {job.placement.threads} threads, {job.placement.precision} on "
         f"{job.placement.device}, ZeRO {worker.zero_stage}, {what}",
     )
-    if not (job.work / CHECKPOINTS).is_dir():
+    if not (job.work / BEGUN).is_file():
         job.log.unlink(missing_ok=True)
-    with watched(job.stage, len(tokens), lambda: _last_step(job.log)):
+        atomic_write_text(job.work / BEGUN, json.dumps({"workers": job.begun_with}))
+    with watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes):
         _launch(job)
 
 
@@ -193,18 +202,18 @@ def _launch(job: Job) -> None:
     launch(
         _loop,
         {"job": job},
-        name=CHECKPOINTS,
-        storage=job.work,
+        label=job.stage,
+        storage=job.storage,
+        stop=job.stop,
         settings=job.settings.worker,
         placement=job.placement,
-        keep_checkpoints=job.settings.keep_checkpoints,
     )
 
 
-def _loop(config: dict[str, Any]) -> None:
+def _loop(config: dict[str, Any]) -> dict[str, Any]:
     from raytrain.loop import train
 
-    train(config["job"])
+    return train(config["job"])
 
 
 def _last_step(log: Path) -> tuple[int, dict[str, object]]:

@@ -161,7 +161,8 @@ def test_the_first_loss_is_that_of_the_base(finished: Run) -> None:
 
 def test_what_another_merge_needs_is_left_and_no_checkpoint(finished: Run) -> None:
     (work,) = (finished.root / "checkpoints" / "sft").iterdir()
-    assert sorted(file.name for file in work.iterdir()) == ["rows", "steps.jsonl", "trained", "trained.json"]
+    left = sorted(file.name for file in work.iterdir())
+    assert left == ["begun.json", "rows", "steps.jsonl", "trained", "trained.json"]
 
 
 def test_the_same_inputs_are_not_trained_on_twice(finished: Run) -> None:
