@@ -1,20 +1,22 @@
 """One training stage seen from the driver: tokenise, train on a worker group, merge, publish, record.
 
-Reads corpora/<stage>/{train,heldout}.parquet, public_heldout.parquet where public data was mixed in, and the model
-that the stage starts from. Killed at any point, it goes on from the newest checkpoint in checkpoints/<stage>/<digest>,
-where the digest covers the inputs, every setting that changes the result and this package's code; when models/<stage>
-is in place, that folder is removed. A models/<stage> of the same digest is the result already.
+Reads corpora/<stage>/{train,heldout}.parquet, public_heldout.parquet where public data was mixed in, what else the
+stage looks at, and the model that it starts from. Killed at any point, it goes on from the newest checkpoint in
+checkpoints/<stage>/<digest>, where the digest covers the inputs, every setting that changes the result and this
+package's code; when models/<stage> is in place, that folder is removed. A models/<stage> of the same digest is the
+result already.
 
 Records train.<stage>.{steps,loss,seconds,tokens_per_s,tokens,peak_gib}, and what the objective measures of held-out
-rows: train.<stage>.<set>_<measure>, for the set heldout by group as well, train.<stage>.<group>.heldout_<measure>;
-of the model that the stage started from the same under train.<stage>.start.
+rows: train.<stage>.<set>_<measure>, by group as well, train.<stage>.<group>.<set>_<measure>, for the set heldout and
+where a set has several groups; of the model that the stage started from the same under train.<stage>.start. How long
+the rows are is said before training and stands in the model's manifest.
 """
 
 import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ import numpy as np
 
 from agentmill.lineage import package_versions
 from agentmill.log import duration, say
-from agentmill.runs import Run, atomic_dir, digest_json, digest_path
+from agentmill.runs import Run, atomic_dir, atomic_write_text, digest_json, digest_path
 from raytrain.batches import padded_tokens
-from raytrain.data import LengthReport, TokenRows
+from raytrain.data import TokenRows
 from raytrain.general import general_rows
 from raytrain.hardware import place
 from raytrain.job import GENERAL, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
+from raytrain.lengths import LengthReport
 from raytrain.merge import MANIFEST, check_targets, publish
 from raytrain.settings import StageSettings
 from raytrain.steplog import read_steps
@@ -35,6 +38,7 @@ from raytrain.worker import launch, watched
 
 CHECKPOINTS = "ray"
 GENERAL_ROWS = 300
+LENGTHS = "lengths.json"
 UNITS = {"loss": "nats/token"}
 
 Tokenise = Callable[[Path, Any, StageSettings], tuple[TokenRows, LengthReport]]
@@ -42,10 +46,16 @@ Tokenise = Callable[[Path, Any, StageSettings], tuple[TokenRows, LengthReport]]
 
 @dataclass(frozen=True)
 class Stage:
-    """What the driver has to know of one stage: its name and how a file of its corpus becomes token rows."""
+    """What the driver has to know of one stage: its name and how a file of its corpus becomes token rows.
+
+    `beside` are held-out files of other corpora, set -> (path in corpora/, how it becomes token rows), looked at where
+    the run has them. `units` are those of what is measured of the stage's own pairs or rows.
+    """
 
     name: str
     tokenise: Tokenise
+    beside: Mapping[str, tuple[str, Tokenise]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=lambda: UNITS)
 
 
 def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, seed: int) -> None:
@@ -54,7 +64,7 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
     Raises:
         UserError: when an input is missing or cannot be trained on, or training failed for good.
     """
-    job = _job(run, stage.name, settings, start, seed)
+    job = _job(run, stage, settings, start, seed)
     target = run.path("models", stage.name)
     if not job.work.exists() and _digest_of(target) == job.work.name:
         say(stage.name, f"models/{stage.name} is the result of these inputs and settings already; remove it to redo it")
@@ -66,26 +76,26 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
         _train(job)
     result = json.loads(job.result.read_text(encoding="utf-8"))
     publish(job.trained, target, _manifest(job, result))
-    _record(run, job, result)
+    _record(run, stage, job, result)
     shutil.rmtree(job.work)
     say(stage.name, f"models/{stage.name} is in place after {duration(time.monotonic() - started)}")
 
 
-def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int) -> Job:
+def _job(run: Run, stage: Stage, settings: StageSettings, start: str, seed: int) -> Job:
     import ray
 
     begin = run.root / "models" / start
     targets = check_targets(begin, settings.lora.targets) if settings.lora else ()
-    inputs = {name: digest_path(file) for name, file in _corpora(run, stage).items()}
+    inputs = {name: digest_path(file) for name, (file, _) in _corpora(run, stage).items()}
     code = [digest_path(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
     digest = digest_json(
         {"in": inputs, "start": digest_path(begin), "settings": settings.deciding(), "seed": seed, "code": code}
     )
     return Job(
-        stage=stage,
-        work=run.path("checkpoints", stage, digest[:16]),
+        stage=stage.name,
+        work=run.path("checkpoints", stage.name, digest[:16]),
         start=begin,
-        log=run.path("logs", f"{stage}.jsonl"),
+        log=run.path("logs", f"{stage.name}.jsonl"),
         settings=settings,
         placement=place(settings.worker, ray.cluster_resources()),
         targets=targets,
@@ -93,9 +103,12 @@ def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int) -
     )
 
 
-def _corpora(run: Run, stage: str) -> dict[str, Path]:
-    files = {name: run.root / "corpora" / stage / f"{name}.parquet" for name in (TRAIN, HELDOUT, PUBLIC_HELDOUT)}
-    return {name: file for name, file in files.items() if name != PUBLIC_HELDOUT or file.is_file()}
+def _corpora(run: Run, stage: Stage) -> dict[str, tuple[Path, Tokenise]]:
+    """The files that the stage reads by set, and how each becomes token rows."""
+    folder = run.root / "corpora"
+    own = {name: (folder / stage.name / f"{name}.parquet", stage.tokenise) for name in (TRAIN, HELDOUT)}
+    optional = {PUBLIC_HELDOUT: (f"{stage.name}/{PUBLIC_HELDOUT}.parquet", stage.tokenise), **stage.beside}
+    return own | {name: (folder / f, how) for name, (f, how) in optional.items() if (folder / f).is_file()}
 
 
 def _digest_of(model: Path) -> str | None:
@@ -120,24 +133,36 @@ def _prepare(run: Run, stage: Stage, job: Job) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     settings = job.settings
+    lengths: dict[str, Any] = {}
     with atomic_dir(job.work / "rows") as folder:
-        for name, file in _corpora(run, job.stage).items():
-            rows, report = stage.tokenise(file, tokenizer, settings)
-            say(job.stage, f"{name}: {report.text()}")
-            run.record(f"train.{job.stage}.{name}_rows", report.kept, n=report.rows)
-            run.record(f"train.{job.stage}.{name}_dropped", report.over, n=report.rows)
-            if name != TRAIN and len(rows) > settings.heldout_rows:
-                draw = np.random.default_rng(job.seed).choice(len(rows), settings.heldout_rows, replace=False)
+        for name, (file, tokenise) in _corpora(run, stage).items():
+            rows, report = tokenise(file, tokenizer, settings)
+            _tell(run, job.stage, name, report)
+            lengths[name] = report.as_dict()
+            if name != TRAIN and rows.items > settings.heldout_rows:
+                draw = np.random.default_rng(job.seed).choice(rows.items, settings.heldout_rows, replace=False)
                 rows = rows.take(sorted(int(i) for i in draw))
             rows.save(folder / name)
         general_rows(tokenizer, GENERAL_ROWS, settings.max_length).save(folder / GENERAL)
+        atomic_write_text(folder / LENGTHS, json.dumps(lengths))
+
+
+def _tell(run: Run, stage: str, name: str, report: LengthReport) -> None:
+    """Say how long the rows of a set are, by group for what is trained on, and record what is left out."""
+    say(stage, f"{name}: {report.text()}")
+    for line in report.lines() if name == TRAIN else ():
+        say(stage, f"  {line}")
+    run.record(f"train.{stage}.{name}_rows", report.kept, n=report.rows)
+    run.record(f"train.{stage}.{name}_dropped", report.over, n=report.rows)
+    for source, count in report.sources.items():
+        run.record(f"train.{stage}.{name}_rows.{source}", count, n=report.rows)
 
 
 def _train(job: Job) -> None:
-    lengths = TokenRows.load(job.sets[TRAIN]).lengths
-    plan = job.plan(lengths)
-    tokens = job.step_tokens(lengths, plan)
-    padding = 1 - sum(tokens) / padded_tokens(lengths, plan)
+    rows = TokenRows.load(job.sets[TRAIN])
+    plan = job.plan(rows.item_costs)
+    tokens = job.step_tokens(rows.item_tokens, plan)
+    padding = 1 - sum(tokens) / padded_tokens(rows.item_costs, plan)
     worker, lora = job.settings.worker, job.settings.lora
     what = f"LoRA rank {lora.rank} on {', '.join(job.targets)}" if lora else "all weights"
     say(
@@ -170,7 +195,9 @@ def _last_step(log: Path) -> tuple[int, dict[str, object]]:
     rows = read_steps(log)
     if not rows:
         return 0, {}
-    return int(rows[-1]["step"]), {"loss": rows[-1]["loss"], "tokens/s": rows[-1]["tokens_per_s"]}
+    last = rows[-1]
+    own = {key.removeprefix("pairs/"): value for key, value in last.items() if key.startswith("pairs/")}
+    return int(last["step"]), {"loss": last["loss"], **own, "tokens/s": last["tokens_per_s"]}
 
 
 def _manifest(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,17 +209,18 @@ def _manifest(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
         "seed": job.seed,
         "lora_modules": list(job.targets),
         "steps": result["steps"],
+        "lengths": json.loads((job.work / "rows" / LENGTHS).read_text(encoding="utf-8")),
         "scores": result["scores"],
         "versions": package_versions(),
     }
 
 
-def _record(run: Run, job: Job, result: Mapping[str, Any]) -> None:
+def _record(run: Run, stage: Stage, job: Job, result: Mapping[str, Any]) -> None:
     steps = read_steps(job.log)
     last, tail = steps[-1], steps[-max(1, len(steps) // 20) :]
     prefix = f"train.{job.stage}"
     run.record(f"{prefix}.steps", result["steps"], unit="steps")
-    run.record(f"{prefix}.loss", sum(row["loss"] for row in tail) / len(tail), n=len(tail), unit="nats/token")
+    run.record(f"{prefix}.loss", sum(row["loss"] for row in tail) / len(tail), n=len(tail), unit=stage.units["loss"])
     run.record(f"{prefix}.seconds", last["seconds"], unit="s")
     run.record(f"{prefix}.tokens", last["tokens"], unit="tokens")
     run.record(f"{prefix}.tokens_per_s", last["tokens"] / last["seconds"], n=last["tokens"], unit="tokens/s")
@@ -200,14 +228,15 @@ def _record(run: Run, job: Job, result: Mapping[str, Any]) -> None:
     for model, sets in result["scores"].items():
         where = f"{prefix}.start" if model == "start" else prefix
         for name, measures in sets.items():
+            units = stage.units if name == HELDOUT else UNITS
             for measure, groups in measures.items():
-                _record_score(run, job.stage, f"{where}.{name}_{measure}", measure, list(groups.values()))
-        for measure, groups in sets[HELDOUT].items():
-            for group, sums in groups.items():
-                _record_score(run, job.stage, f"{where}.{group}.{HELDOUT}_{measure}", measure, [sums])
+                unit = units.get(measure, "")
+                _record_score(run, job.stage, f"{where}.{name}_{measure}", unit, list(groups.values()))
+                for group, sums in groups.items() if name == HELDOUT or len(groups) > 1 else ():
+                    _record_score(run, job.stage, f"{where}.{group}.{name}_{measure}", unit, [sums])
 
 
-def _record_score(run: Run, stage: str, name: str, measure: str, sums: list[list[float]]) -> None:
+def _record_score(run: Run, stage: str, name: str, unit: str, sums: list[list[float]]) -> None:
     total, count = (sum(column) for column in zip(*sums, strict=True))
-    run.record(name, total / count, n=int(count), unit=UNITS.get(measure, ""))
+    run.record(name, total / count, n=int(count), unit=unit)
     say(stage, f"{name} {total / count:.4f} over {int(count):,}")
