@@ -22,7 +22,7 @@ import numpy as np
 
 from agentmill.lineage import package_versions
 from agentmill.log import duration, say
-from agentmill.runs import Run, atomic_dir, digest_json, digest_path
+from agentmill.runs import Run, atomic_dir, atomic_write_text, digest_json, digest_path
 from raytrain.batches import padded_tokens
 from raytrain.data import LengthReport, TokenRows
 from raytrain.general import general_rows
@@ -33,7 +33,7 @@ from raytrain.settings import StageSettings
 from raytrain.steplog import read_steps
 from raytrain.worker import launch, watched
 
-CHECKPOINTS = "ray"
+BEGUN = "begun.json"
 GENERAL_ROWS = 300
 UNITS = {"loss": "nats/token"}
 
@@ -90,7 +90,14 @@ def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int) -
         placement=place(settings.worker, ray.cluster_resources()),
         targets=targets,
         seed=seed,
+        begun_with=_begun_with(run.path("checkpoints", stage, digest[:16]), settings),
     )
+
+
+def _begun_with(work: Path, settings: StageSettings) -> int:
+    """The number of workers that the run in this work folder was begun with; those of `settings` where it begins."""
+    begun = work / BEGUN
+    return int(json.loads(begun.read_text(encoding="utf-8"))["workers"]) if begun.is_file() else settings.worker.workers
 
 
 def _corpora(run: Run, stage: str) -> dict[str, Path]:
@@ -146,24 +153,25 @@ def _train(job: Job) -> None:
         f"{worker.workers} workers x {job.placement.threads} threads, {job.placement.precision} on "
         f"{job.placement.device}, ZeRO {worker.zero_stage}, {what}",
     )
-    if not (job.work / CHECKPOINTS).is_dir():
+    if not (job.work / BEGUN).is_file():
         job.log.unlink(missing_ok=True)
-    with watched(job.stage, len(tokens), lambda: _last_step(job.log)):
+        atomic_write_text(job.work / BEGUN, json.dumps({"workers": job.begun_with}))
+    with watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes):
         launch(
             _loop,
             {"job": job},
-            name=CHECKPOINTS,
-            storage=job.work,
+            label=job.stage,
+            storage=job.storage,
+            stop=job.stop,
             settings=worker,
             placement=job.placement,
-            keep_checkpoints=job.settings.keep_checkpoints,
         )
 
 
-def _loop(config: dict[str, Any]) -> None:
+def _loop(config: dict[str, Any]) -> dict[str, Any]:
     from raytrain.loop import train
 
-    train(config["job"])
+    return train(config["job"])
 
 
 def _last_step(log: Path) -> tuple[int, dict[str, object]]:
