@@ -1,6 +1,7 @@
 """The models of a run side by side: one table for the terminal, the report and the README, all from recorded figures.
 
-A column is a model that was evaluated, in the order of the chain, the teacher last; a row is a measure. A sign behind
+A column is a model that was evaluated, in the order of the chain, the teacher last; a row is a measure. Losses were
+measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same for all. A sign behind
 a value says that the model differs from the one in the column before it by more than chance (see simulation.paired),
 and one at the newest model's right that it differs from the teacher. Invariant: nothing is computed here.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from agentmill.runs import Figure, Run, RunError
-from cluster.chain import MADE
+from cluster.chain import MADE, TRAINED
 from cluster.shown import shown
 
 TEACHER = "teacher"
@@ -25,9 +26,10 @@ ROWS = {
     "planner.executable": "Planner: plan executable",
     "evaluator.agreement": "Evaluator: verdict right",
     "explainer.grounded": "Explainer: reply grounded",
-    "heldout_loss": "loss on held-out calls, nats a token",
+    "agents_loss": "loss on held-out calls, nats a token",
     "general_loss": "loss on general work, nats a token",
 }
+LOSSES = {"agents_loss": ("sft_heldout_loss", "heldout_loss"), "general_loss": ("general_loss", "general_loss")}
 CLAIMED = 0.05  # of p values that are adjusted already
 BETTER, WORSE = "▲", "▼"
 LEGEND = f"{BETTER} better, {WORSE} worse than the column before it (paired, McNemar, Holm, p < {CLAIMED:g})"
@@ -80,7 +82,11 @@ def newest_evaluated(figures: Mapping[str, Figure]) -> str | None:
 def side_by_side(figures: Mapping[str, Figure], *, everything: bool = False) -> list[Row]:
     """The rows of the table; with `everything` the other figures of evaluations come after them."""
     models = evaluated_models(figures)
-    measures = {measure: label for measure, label in ROWS.items() if _has(figures, models, measure)}
+    measures = {
+        measure: label
+        for measure, label in ROWS.items()
+        if any(_figure(figures, model, measure) is not None for model in models)
+    }
     if everything:
         others = {name.split(".", 2)[2] for name in figures if name.startswith(tuple(f"evaluate.{m}." for m in models))}
         others = {name for name in others - measures.keys() if not name.startswith("versus.")}
@@ -175,8 +181,22 @@ def _text(cell: Cell, between: str = " ") -> str:
     return f"{value}{between}[{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _has(figures: Mapping[str, Figure], models: Sequence[str], measure: str) -> bool:
-    return any(f"evaluate.{model}.{measure}" in figures for model in models)
+def _figure(figures: Mapping[str, Figure], model: str, measure: str) -> Figure | None:
+    """A model's figure: of its evaluation, or where it is a loss of the stage that made it or first started from it."""
+    if measure not in LOSSES:
+        return figures.get(f"evaluate.{model}.{measure}")
+    if model == TEACHER:
+        return None
+    if model not in TRAINED:
+        first = next((stage for stage in TRAINED if f"train.{stage}.steps" in figures), None)
+        return figures.get(f"train.{first}.start.{_loss_name(measure, first)}") if first else None
+    return figures.get(f"train.{model}.{_loss_name(measure, model)}")
+
+
+def _loss_name(measure: str, stage: str) -> str:
+    """What a stage calls a loss: the held-out rows of corpora/sft are sft's own, and beside its own in others."""
+    beside, own = LOSSES[measure]
+    return own if stage == "sft" else beside
 
 
 def _cells(figures: Mapping[str, Figure], models: Sequence[str], measure: str) -> tuple[Cell, ...]:
@@ -184,6 +204,4 @@ def _cells(figures: Mapping[str, Figure], models: Sequence[str], measure: str) -
     for other, model in pairwise(models):
         found = {change.measure: change.sign for change in changes(figures, model, other)}
         signs.append(found.get(measure, ""))
-    return tuple(
-        Cell(figures.get(f"evaluate.{model}.{measure}"), sign) for model, sign in zip(models, signs, strict=True)
-    )
+    return tuple(Cell(_figure(figures, model, measure), sign) for model, sign in zip(models, signs, strict=True))

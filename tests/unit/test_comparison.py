@@ -18,7 +18,13 @@ def run(tmp_path: Path) -> Run:
         run.record(f"evaluate.{model}.success", won / 50, n=50, interval=wilson(won, 50))
         run.record(f"evaluate.{model}.planner.equivalent", won / 50, n=50, interval=wilson(won, 50))
         run.record(f"evaluate.{model}.calls", 10 * won)
-    run.record("evaluate.dpo.heldout_loss", 0.25, n=900, unit="nats/token")
+    for stage in ("sft", "dpo"):
+        run.record(f"train.{stage}.steps", 10)
+    run.record("train.sft.start.heldout_loss", 3.5, n=900, unit="nats/token")
+    run.record("train.sft.heldout_loss", 0.5, n=900, unit="nats/token")
+    run.record("train.dpo.start.sft_heldout_loss", 0.5, n=900, unit="nats/token")
+    run.record("train.dpo.sft_heldout_loss", 0.25, n=900, unit="nats/token")
+    run.record("train.dpo.heldout_loss", 0.6, n=90, unit="nats/pair")
     for name, difference, p in (
         ("sft.versus.base.success", 0.88, 1e-9),
         ("dpo.versus.sft.success", 0.04, 0.7),
@@ -35,7 +41,7 @@ def test_columns_follow_the_chain_and_the_teacher_is_last(run: Run) -> None:
     assert comparison.evaluated_models(figures) == ["base", "sft", "dpo", "teacher"]
     assert comparison.newest_evaluated(figures) == "dpo"
     rows = comparison.side_by_side(figures)
-    assert [row.measure for row in rows] == ["success", "planner.equivalent", "heldout_loss"]
+    assert [row.measure for row in rows] == ["success", "planner.equivalent", "agents_loss"]
     assert comparison.side_by_side(figures, everything=True)[-1].measure == "calls"
 
 
@@ -43,7 +49,7 @@ def test_a_sign_stands_only_where_a_difference_was_shown(run: Run) -> None:
     success, plans, loss = comparison.side_by_side(run.figures())
     assert [cell.sign for cell in success.cells] == ["", "▲", "", ""]
     assert [cell.sign for cell in plans.cells] == ["", "", "▼", ""]
-    assert [cell.figure is None for cell in loss.cells] == [True, True, False, True]
+    assert [cell.figure and cell.figure.value for cell in loss.cells] == [3.5, 0.5, 0.25, None]
 
 
 def test_the_newest_model_is_held_against_the_teacher(run: Run) -> None:

@@ -17,7 +17,7 @@ from cluster.charts import Rate, Series, curve, rates, smooth, ticks
 from cluster.config import ReportSettings, RunConfig
 from cluster.evidence import conversations, samples
 from cluster.report import render
-from cluster.training import step_log
+from cluster.training import section, step_log
 from simulation.gate import GateSettings, calibrate, open_gate, write_calibration
 from simulation.judged import JudgedPlan
 
@@ -159,6 +159,23 @@ def test_a_step_that_was_done_twice_counts_once(run: Run) -> None:
         '{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n{"step": 2, "loss": 0.5}\n'
     )
     assert [entry["loss"] for entry in step_log(run, "sft")] == [2, 0.5]
+
+
+def test_every_stage_that_trained_has_its_curves(run: Run) -> None:
+    rows = [
+        {"step": s, "loss": 0.7, "tokens_per_s": 500.0, "planner/margin": 0.1 * s, "pairs/margin": 0.2 * s}
+        for s in range(1, 9)
+    ]
+    rows[3]["explainer/margin"] = 0.5  # an agent that few steps have
+    run.path("logs", "dpo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    charts = {chart.title: str(chart.svg) for chart in section(run)}
+    chosen = "dpo: reward margin of the chosen over the rejected answer"
+    assert list(charts) == ["sft: loss", "sft: speed", "dpo: loss", chosen, "dpo: speed"]
+    margins = charts[chosen]
+    assert "planner" in margins
+    assert "explainer" in margins
+    assert "pairs" not in margins
+    assert all(title in render(run, ReportSettings()) for title in charts)
 
 
 def test_a_conversation_has_its_calls_in_order(run: Run) -> None:
