@@ -1,8 +1,8 @@
 """The models of a run side by side: one table for the terminal, the report and the README, all from recorded figures.
 
 A column is a model that was evaluated, in the order of the chain, the teacher last; a row is a measure. Losses were
-measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same for all. A sign behind
-a value says that the model differs from the one in the column before it by more than chance (see simulation.paired),
+measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same for all. A sign
+behind a value says that the model differs from the one in the column before it by more than chance (see simulation.paired),
 and one at the newest model's right that it differs from the teacher. Invariant: nothing is computed here.
 """
 
@@ -32,12 +32,12 @@ ROWS = {
 LOSSES = {"agents_loss": ("sft_heldout_loss", "heldout_loss"), "general_loss": ("general_loss", "general_loss")}
 CLAIMED = 0.05  # of p values that are adjusted already
 BETTER, WORSE = "▲", "▼"
-LEGEND = f"{BETTER} better, {WORSE} worse than the column before it (paired, McNemar, Holm, p < {CLAIMED:g})"
+LEGEND = f"{BETTER} better, {WORSE} worse than the column before it (paired: McNemar's test, agents' measures by Holm, p < {CLAIMED:g})"
 
 
 @dataclass(frozen=True)
 class Change:
-    """How a model differs from another in one measure; `p` is adjusted for the measures that were looked at."""
+    """How a model differs from another in one measure, with the p of simulation.paired."""
 
     measure: str
     label: str
