@@ -2,8 +2,8 @@
 
 A column is a model that was evaluated, in the order of the chain, the teacher last; a row is a measure. Losses were
 measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same for all. A sign
-behind a value says that the model differs from the one in the column before it by more than chance (see simulation.paired),
-and one at the newest model's right that it differs from the teacher. Invariant: nothing is computed here.
+behind a value says that the model differs from the one in the column before it by more than chance (see
+simulation.paired). Invariant: nothing is computed here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,10 @@ ROWS = {
 LOSSES = {"agents_loss": ("sft_heldout_loss", "heldout_loss"), "general_loss": ("general_loss", "general_loss")}
 CLAIMED = 0.05  # of p values that are adjusted already
 BETTER, WORSE = "▲", "▼"
-LEGEND = f"{BETTER} better, {WORSE} worse than the column before it (paired: McNemar's test, agents' measures by Holm, p < {CLAIMED:g})"
+LEGEND = (
+    f"{BETTER} better, {WORSE} worse than the column before it (McNemar's paired test, agents' measures adjusted by Holm, "
+    f"p < {CLAIMED:g})"
+)
 
 
 @dataclass(frozen=True)

@@ -224,8 +224,6 @@ STAGES: tuple[Stage, ...] = (
         sources=("agentmill.runs", "raytrain"),
         owns=("models/expanded",),
         figures=("train.expand",),
-        memory_gib=0.5,
-        ray=False,
     ),
     Stage(
         name="cpt",

@@ -25,7 +25,7 @@ Marks = dict[str, dict[str, bool]]  # measure -> scenario or call -> whether it 
 
 @dataclass(frozen=True)
 class Paired:
-    """What changed from the other model to this one on the `n` pairs that both met; `p` is adjusted where it must be."""
+    """What changed from the other model to this one on `n` pairs that both met; `p` is adjusted where it must be."""
 
     n: int
     gained: int
