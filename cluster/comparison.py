@@ -33,8 +33,8 @@ LOSSES = {"agents_loss": ("sft_heldout_loss", "heldout_loss"), "general_loss": (
 CLAIMED = 0.05  # of p values that are adjusted already
 BETTER, WORSE = "▲", "▼"
 LEGEND = (
-    f"{BETTER} better, {WORSE} worse than the column before it (McNemar's paired test, agents' measures adjusted by Holm, "
-    f"p < {CLAIMED:g})"
+    f"{BETTER} better, {WORSE} worse than the column before it (McNemar's paired test, agents' measures adjusted by "
+    f"Holm, p < {CLAIMED:g})"
 )
 
 
