@@ -86,7 +86,7 @@ def _base(run: Run, config: RunConfig) -> None:
 
 
 def _expand(run: Run, config: RunConfig) -> None:
-    expand = import_module("raytrain.expand")
+    from raytrain import expand
 
     assert config.expand is not None
     expand.run(run, config.expand, start=chain.start_of(config, "expand"))
@@ -224,6 +224,7 @@ STAGES: tuple[Stage, ...] = (
         sources=("agentmill.runs", "raytrain"),
         owns=("models/expanded",),
         figures=("train.expand",),
+        memory_gib=0.5,
     ),
     Stage(
         name="cpt",
