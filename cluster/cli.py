@@ -269,6 +269,18 @@ def figures(
     print(json.dumps({key: figure.model_dump(mode="json") for key, figure in chosen.items()}, indent=2))
 
 
+@app.command()
+def compare(
+    run: RunArg = "local",
+    markdown: Annotated[bool, typer.Option("--markdown", help="as a Markdown table")] = False,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Show the evaluated models of a run side by side, and where they differ by more than chance."""
+    from cluster.comparison import print_models
+
+    print_models(find_run(run, runs), as_markdown=markdown)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def base(context: typer.Context) -> None:
     """Make the base model that ships with the project again (hours; options go to raytrain.base.make)."""
