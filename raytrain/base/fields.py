@@ -135,7 +135,7 @@ FIELDS: dict[str, Field] = {
         *_named("year", "year", "From which year is it?"),
         _chosen("work", "What work shall we do?", "deep cleaning, polish, tuning, sharpening, lining, paint job, check up"),
         _chosen("size", "Which size do you need?", "small, medium, large, extra large, tiny, huge"),
-        _chosen("plan", "Which plan would you like?", "basic, silver, gold, family, student, all year"),
+        _chosen("tier", "Which tier would you like?", "basic, silver, gold, family, student, all year"),
         _chosen("state", "Is it new, good, fair or poor?", "new, good, fair, poor"),
         _chosen("topic", "Which topic is it?", "sailing, pottery, chess, first aid, photography, guitar, yoga"),
     )
