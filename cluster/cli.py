@@ -367,7 +367,9 @@ def _folder(given: Path | None) -> Iterator[Path]:
 @bench_app.command("base")
 def bench_base(
     corpora: RunArg,
-    bases: Annotated[list[Path], typer.Argument(metavar="BASE...", help="model folders; a folder's name is its base's")],
+    bases: Annotated[
+        list[Path], typer.Argument(metavar="BASE...", help="model folders; a folder's name is its base's")
+    ],
     steps: Annotated[int, typer.Option(min=1, help="steps of fine-tuning")] = 150,
     runs: RunsOption = RUNS,
     folder: FolderOption = None,

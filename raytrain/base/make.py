@@ -27,13 +27,12 @@ BATCH, MOST_TOKENS = 50, 200  # of the held-out practice that is answered
 def exact_share(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> dict[str, float]:
     """Share of held-out practice answered to the letter (greedy), by the first word of the system text."""
     rng, tallies = Random(HELD_OUT_SEED), dict[str, list[bool]]()
-    tokenizer.padding_side = "left"
     model.eval()
     examples = sorted((sample(rng) for _ in range(count)), key=lambda example: len("".join(example)))
     for begin in range(0, count, BATCH):
         batch = examples[begin : begin + BATCH]
         prompts = [render(system, user, "")[0] for system, user, _ in batch]
-        asked = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        asked = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
         out = model.generate(
             asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=MOST_TOKENS, do_sample=False
         )
@@ -41,7 +40,6 @@ def exact_share(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cou
         for (system, _, completion), text in zip(batch, said, strict=True):
             tallies.setdefault(system.split()[0], []).append(text == completion)
     model.train()
-    tokenizer.padding_side = "right"
     return {name: sum(hits) / len(hits) for name, hits in sorted(tallies.items())}
 
 

@@ -115,7 +115,9 @@ def test_packed_rows_lose_no_example_but_those_too_long(tokenizer: PreTrainedTok
     made[5] = ([7] * (LONG + 1), [1.0] * (LONG + 1))
     batches = list(islice(packed(iter(made)), 5))
     assert {batch.ids.shape[1] for batch in batches} <= {LENGTH, LONG}
-    rows = [ids[owned].tolist() for batch in batches for ids, owned in zip(batch.ids, _owned(batch.positions), strict=True)]
+    rows = [
+        ids[owned].tolist() for batch in batches for ids, owned in zip(batch.ids, _owned(batch.positions), strict=True)
+    ]
     packed_text = "".join(tokenizer.decode(row) for row in rows)
     fit = [tokenizer.decode(ids) for ids, _ in made[: 16 * LENGTH // LONG] if len(ids) <= LENGTH]
     assert all(text in packed_text for text in fit) and [7] * (LONG + 1) not in rows
@@ -134,7 +136,9 @@ def test_a_packed_example_has_the_loss_that_it_has_alone(tokenizer: PreTrainedTo
     model.set_attn_implementation("eager")
     ids, weights = next(example for example in practice(tokenizer, seed=2) if len(example[0]) < LENGTH // 2)
     others = islice(practice(tokenizer, seed=3), 400)
-    crowd = next(packed(iter([([*i], [0.0] * len(w)) for i, w in islice(others, 3)] + [(ids, weights)] + list(filler()))))
+    crowd = next(
+        packed(iter([([*i], [0.0] * len(w)) for i, w in islice(others, 3)] + [(ids, weights)] + list(filler())))
+    )
     alone = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
     each = torch.nn.functional.cross_entropy(alone, torch.tensor(ids[1:]), reduction="none")
     expected = (each * torch.tensor(weights[1:])).sum() / sum(weights[1:])
@@ -165,7 +169,9 @@ def test_new_blocks_change_nothing_and_learn(tokenizer: PreTrainedTokenizerFast)
     assert all(part.weight.grad.abs().max() > 0 for part in (model.model.layers[3].mlp.down_proj, model.lm_head))
     generated = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
     model.config.use_cache = False
-    assert torch.equal(generated, model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False))
+    assert torch.equal(
+        generated, model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False)
+    )
     with pytest.raises(ValueError, match="only grows"):
         deepen(model, 2)
 
