@@ -382,6 +382,27 @@ def _folder(given: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
+@bench_app.command("base")
+def bench_base(
+    corpora: RunArg,
+    bases: Annotated[
+        list[Path], typer.Argument(metavar="BASE...", help="model folders; a folder's name is its base's")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="steps of fine-tuning")] = 150,
+    runs: RunsOption = RUNS,
+    folder: FolderOption = None,
+) -> None:
+    """Fine-tune several bases for as long on a run's corpora: the loss of each agent before and after."""
+    from benchmarks.bases import bench_bases as bench
+    from cluster.session import ray_session
+    from raytrain.settings import SftSettings
+
+    found = find_run(corpora, runs)
+    with _folder(folder) as place, ray_session():
+        run = bench(found, {base.name: base for base in bases}, SftSettings(max_steps=steps), place, seed=0)
+    print(f"agentmill figures {run.root} bench.base")
+
+
 @bench_app.command("fidelity")
 def bench_fidelity(
     domain: Annotated[str, typer.Option(help="a domain pack with an expert")] = "automotive",
