@@ -269,6 +269,18 @@ def figures(
     print(json.dumps({key: figure.model_dump(mode="json") for key, figure in chosen.items()}, indent=2))
 
 
+@app.command()
+def compare(
+    run: RunArg = "local",
+    markdown: Annotated[bool, typer.Option("--markdown", help="as a Markdown table")] = False,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Show the evaluated models of a run side by side, and where they differ by more than chance."""
+    from cluster.comparison import print_models
+
+    print_models(find_run(run, runs), as_markdown=markdown)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def base(context: typer.Context) -> None:
     """Make the base model that ships with the project again (hours; options go to raytrain.base.make)."""
@@ -375,6 +387,27 @@ def _folder(given: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="agentmill-") as name:
         yield Path(name)
+
+
+@bench_app.command("base")
+def bench_base(
+    corpora: RunArg,
+    bases: Annotated[
+        list[Path], typer.Argument(metavar="BASE...", help="model folders; a folder's name is its base's")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="steps of fine-tuning")] = 150,
+    runs: RunsOption = RUNS,
+    folder: FolderOption = None,
+) -> None:
+    """Fine-tune several bases for as long on a run's corpora: the loss of each agent before and after."""
+    from benchmarks.bases import bench_bases as bench
+    from cluster.session import ray_session
+    from raytrain.settings import SftSettings
+
+    found = find_run(corpora, runs)
+    with _folder(folder) as place, ray_session():
+        run = bench(found, {base.name: base for base in bases}, SftSettings(max_steps=steps), place, seed=0)
+    print(f"agentmill figures {run.root} bench.base")
 
 
 @bench_app.command("fidelity")
