@@ -15,7 +15,9 @@ from agentmill.domains.base import ALL, WorldSettings, load_domain
 from agentmill.runs import Run
 from cluster.base import BaseSettings
 from rayserve.settings import ModelEngine, ServeSettings
+from raytrain.hardware import TRAINING, HardwareSettings, read_hardware, under
 from raytrain.settings import SftSettings
+from raytrain.tracking import TrackingSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
 from simulation.gate import GateSettings
@@ -51,7 +53,9 @@ class RunConfig(Strict):
 
     `domain` names a pack that ships, or a Python package that is installed or lies in the current directory. `mix`
     chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`. `engines` are vLLM
-    engines by name, which the run starts for the stages whose models name them (`kind: engine`).
+    engines by name, which the run starts for the stages whose models name them (`kind: engine`). `hardware` is a
+    mapping, the name of a file in configs/hardware or the path of another; what it chooses for `worker` lies under what
+    a stage says.
     """
 
     name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -67,10 +71,29 @@ class RunConfig(Strict):
     corpora: CorporaSettings = CorporaSettings()
     base: BaseSettings = BaseSettings()
     sft: SftSettings = SftSettings()
+    hardware: HardwareSettings = HardwareSettings()
+    tracking: TrackingSettings = TrackingSettings()
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     redteam: RedteamSettings = RedteamSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hardware_chooses(cls, data: Any) -> Any:
+        """Put the hardware's choices under the `worker` settings of each stage that trains."""
+        if not isinstance(data, Mapping) or data.get("hardware") is None:
+            return data
+        hardware = read_hardware(data["hardware"])
+        there = [name for name in TRAINING if name in data or cls._runs(name)]
+        chosen = {name: under(hardware, name, data.get(name, {})) for name in there if data.get(name, {}) is not None}
+        return {**data, "hardware": hardware, **{name: given for name, given in chosen.items() if given}}
+
+    @classmethod
+    def _runs(cls, stage: str) -> bool:
+        """Whether a stage runs that the file does not name."""
+        known = cls.model_fields.get(stage)
+        return known is not None and known.get_default(call_default_factory=True) is not None
 
     @model_validator(mode="after")
     def _engines_are_there(self) -> "RunConfig":

@@ -16,6 +16,7 @@ from agentmill.domains.packs import pack_files
 from agentmill.runs import Run, digest_json, digest_path
 from cluster.config import RunConfig
 from cluster.engines import engine_inputs, playing
+from raytrain.site import Site
 
 MISSING = "missing"
 
@@ -83,7 +84,7 @@ def _base(run: Run, config: RunConfig) -> None:
 def _sft(run: Run, config: RunConfig) -> None:
     from raytrain import sft
 
-    sft.run(run, config.sft, seed=config.seed)
+    sft.run(run, config.sft, seed=config.seed, site=Site(config.hardware, config.tracking))
 
 
 def _evaluate(run: Run, config: RunConfig) -> None:

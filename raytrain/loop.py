@@ -25,6 +25,7 @@ from raytrain.data import TokenRows
 from raytrain.hardware import Placement
 from raytrain.job import HELDOUT, TRAIN, Job
 from raytrain.merge import copy_tokenizer, merge_adapter
+from raytrain.meter import meter_of
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
 from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
@@ -62,7 +63,7 @@ def _trainer(job: Job, objective: Objective) -> CompletionTrainer:
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.lengths)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
-    log = StepLog(job.log, job.step_tokens(rows.lengths, plan))
+    log = StepLog(job.log, job.step_tokens(rows.lengths, plan), device=job.placement.device, meter=meter_of(job, rows))
     trainer = objective.trainer(
         model=_model(job, objective),
         args=_arguments(job, _output_folder()),

@@ -13,6 +13,7 @@ of the model that the stage started from the same under train.<stage>.start.
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +23,31 @@ import numpy as np
 
 from agentmill.lineage import package_versions
 from agentmill.log import duration, say
-from agentmill.runs import Run, atomic_dir, digest_json, digest_path
+from agentmill.runs import Run, atomic_dir, atomic_write_text, digest_json, digest_path
 from raytrain.batches import padded_tokens
 from raytrain.data import LengthReport, TokenRows
 from raytrain.general import general_rows
 from raytrain.hardware import place
 from raytrain.job import GENERAL, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
 from raytrain.merge import MANIFEST, check_targets, publish
+from raytrain.preflight import check_job, largest_of
 from raytrain.settings import StageSettings
+from raytrain.site import DEFAULT_SITE, Site
 from raytrain.steplog import read_steps
+from raytrain.tracking import Followed, tracked
 from raytrain.worker import launch, watched
 
 CHECKPOINTS = "ray"
 GENERAL_ROWS = 300
+COLUMNS = {
+    "loss": "loss",
+    "lr": "learning_rate",
+    "grad": "grad_norm",
+    "tokens/s": "tokens_per_s",
+    "mfu": "mfu",
+    "GiB": "memory_gib",
+    "margin": "margin",
+}
 UNITS = {"loss": "nats/token"}
 
 Tokenise = Callable[[Path, Any, StageSettings], tuple[TokenRows, LengthReport]]
@@ -48,13 +61,16 @@ class Stage:
     tokenise: Tokenise
 
 
-def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, seed: int) -> None:
+def train_stage(
+    run: Run, stage: Stage, settings: StageSettings, *, start: str, seed: int, site: Site = DEFAULT_SITE
+) -> None:
     """Train models/<stage> from models/<start>. Ray must be initialised.
 
     Raises:
-        UserError: when an input is missing or cannot be trained on, or training failed for good.
+        UserError: when an input is missing or cannot be trained on, the stage does not fit into memory, or training
+            failed for good.
     """
-    job = _job(run, stage.name, settings, start, seed)
+    job = _job(run, stage.name, settings, start, seed, site)
     target = run.path("models", stage.name)
     if not job.work.exists() and _digest_of(target) == job.work.name:
         say(stage.name, f"models/{stage.name} is the result of these inputs and settings already; remove it to redo it")
@@ -63,7 +79,7 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
     _prepare(run, stage, job)
     started = time.monotonic()
     if not job.result.is_file():
-        _train(job)
+        _train(run, job, site)
     result = json.loads(job.result.read_text(encoding="utf-8"))
     publish(job.trained, target, _manifest(job, result))
     _record(run, job, result)
@@ -71,7 +87,7 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
     say(stage.name, f"models/{stage.name} is in place after {duration(time.monotonic() - started)}")
 
 
-def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int) -> Job:
+def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int, site: Site) -> Job:
     import ray
 
     begin = run.root / "models" / start
@@ -87,7 +103,7 @@ def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int) -
         start=begin,
         log=run.path("logs", f"{stage}.jsonl"),
         settings=settings,
-        placement=place(settings.worker, ray.cluster_resources()),
+        placement=place(settings.worker, ray.cluster_resources(), site.hardware),
         targets=targets,
         seed=seed,
     )
@@ -133,9 +149,11 @@ def _prepare(run: Run, stage: Stage, job: Job) -> None:
         general_rows(tokenizer, GENERAL_ROWS, settings.max_length).save(folder / GENERAL)
 
 
-def _train(job: Job) -> None:
-    lengths = TokenRows.load(job.sets[TRAIN]).lengths
+def _train(run: Run, job: Job, site: Site) -> None:
+    rows = TokenRows.load(job.sets[TRAIN])
+    lengths = rows.lengths
     plan = job.plan(lengths)
+    check_job(job, largest_of(rows, plan), site.hardware)
     tokens = job.step_tokens(lengths, plan)
     padding = 1 - sum(tokens) / padded_tokens(lengths, plan)
     worker, lora = job.settings.worker, job.settings.lora
@@ -148,7 +166,10 @@ def _train(job: Job) -> None:
     )
     if not (job.work / CHECKPOINTS).is_dir():
         job.log.unlink(missing_ok=True)
-    with watched(job.stage, len(tokens), lambda: _last_step(job.log)):
+    with (
+        tracked(site.tracking, _followed(run, job)) as summary,
+        watched(job.stage, len(tokens), lambda: _last_step(job.log)),
+    ):
         launch(
             _loop,
             {"job": job},
@@ -158,6 +179,33 @@ def _train(job: Job) -> None:
             placement=job.placement,
             keep_checkpoints=job.settings.keep_checkpoints,
         )
+        summary.update(_measured(json.loads(job.result.read_text(encoding="utf-8"))))
+
+
+def _followed(run: Run, job: Job) -> Followed:
+    """What trackers are told; the key is kept beside the checkpoints, so that a redone stage gets another."""
+    file = job.work / "tracked"
+    if not file.is_file():
+        atomic_write_text(file, uuid.uuid4().hex[:12])
+    about = {
+        "stage": job.stage,
+        "start": job.start.name,
+        "seed": job.seed,
+        "settings": job.settings.model_dump(mode="json"),
+    }
+    key = file.read_text(encoding="utf-8")
+    return Followed(run=run.name, stage=job.stage, logs=run.path("logs"), steps=job.log, key=key, about=about)
+
+
+def _measured(result: Mapping[str, Any]) -> dict[str, float]:
+    """Means over the held-out sets, of the trained model and the one before: {"heldout_loss": ..., "start/...": ...}."""
+    found = {}
+    for model, sets in result["scores"].items():
+        for name, measures in sets.items():
+            for measure, groups in measures.items():
+                total, count = (sum(column) for column in zip(*groups.values(), strict=True))
+                found[f"{'start/' if model == 'start' else ''}{name}_{measure}"] = total / count
+    return found
 
 
 def _loop(config: dict[str, Any]) -> None:
@@ -170,7 +218,8 @@ def _last_step(log: Path) -> tuple[int, dict[str, object]]:
     rows = read_steps(log)
     if not rows:
         return 0, {}
-    return int(rows[-1]["step"]), {"loss": rows[-1]["loss"], "tokens/s": rows[-1]["tokens_per_s"]}
+    row = rows[-1]
+    return int(row["step"]), {name: row[key] for name, key in COLUMNS.items() if row.get(key) is not None}
 
 
 def _manifest(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentmill.config import UserError
 from agentmill.log import progress
-from raytrain.hardware import Placement
+from raytrain.hardware import Placement, check_fabric
 from raytrain.settings import WorkerSettings
 
 POLL_S = 0.5
@@ -51,8 +51,15 @@ def launch(
         loop,
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if placement.device == "gpu" else "gloo"),
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=placement.device == "gpu"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=placement.device == "gpu",
+            resources_per_worker=placement.worker_resources,
+            placement_strategy=placement.strategy,
+            accelerator_type=placement.accelerator,
+        ),
         run_config=RunConfig(
+            worker_runtime_env={"env_vars": dict(placement.environment)} if placement.environment else None,
             name=name,
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=settings.max_failures),
@@ -81,6 +88,7 @@ def prepare_process(placement: Placement) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
+    check_fabric(placement)
     torch.set_num_threads(placement.threads)
     transformers_logging.disable_progress_bar()
     for name in ("DeepSpeed", "transformers", "accelerate", "trl", "peft"):
