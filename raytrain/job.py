@@ -1,26 +1,30 @@
 """What the driver tells every worker of a training stage, and where things stand in its work folder.
 
 Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
-(checkpoints), trained/ (the trained model, adapters merged), result.json (written last: what stands beside it is
-whole).
+(checkpoints), stop (left by a driver that was told to stop), notes.txt (what the workers have to say to the user),
+trained/ (the trained model, adapters merged), result.json (written last: what stands beside it is whole).
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from raytrain.batches import Plan, plan_batches
 from raytrain.data import Int64
 from raytrain.hardware import Placement
+from raytrain.resize import redeal, rounds
 from raytrain.settings import StageSettings
 
 TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "general"
+CHECKPOINTS = "ray"
 SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
 class Job:
     """One run of a training stage. `start` is the model folder that it starts from; `targets` are the module names
-    that get an adapter, none where the weights themselves are trained."""
+    that get an adapter, none where the weights themselves are trained. `begun_with` is the number of workers that the
+    run was begun with: it decides what a step is, and `settings.worker.workers` only who computes it."""
 
     stage: str
     work: Path
@@ -30,6 +34,7 @@ class Job:
     placement: Placement
     targets: tuple[str, ...]
     seed: int
+    begun_with: int
 
     @property
     def sets(self) -> dict[str, Path]:
@@ -45,11 +50,37 @@ class Job:
     def result(self) -> Path:
         return self.work / "result.json"
 
+    @property
+    def storage(self) -> Path:
+        """Where the checkpoints are; all nodes see it."""
+        return self.work / CHECKPOINTS
+
+    @property
+    def stop(self) -> Path:
+        """The file that tells the workers to save and end."""
+        return self.work / "stop"
+
+    @property
+    def notes(self) -> Path:
+        return self.work / "notes.txt"
+
+    def note(self, sentence: str) -> None:
+        """Tell the user something from a worker; the driver shows it."""
+        with open(self.notes, "a", encoding="utf-8") as file:
+            file.write(sentence + os.linesep)
+
+    @property
+    def accumulate(self) -> int:
+        """Batches that each worker takes for a step."""
+        return rounds(self.begun_with * self.settings.accumulate, self.settings.worker.workers)
+
     def plan(self, lengths: Int64) -> Plan:
         """The batches of the whole run over rows of these lengths, cut to `max_steps`."""
-        settings = self.settings
-        plan = plan_batches(lengths, settings.tokens_per_batch, settings.worker.workers, settings.epochs, self.seed)
-        return plan if settings.max_steps is None else plan[: settings.max_steps * self._batches_per_step]
+        settings, begun_with = self.settings, self.begun_with
+        batches = begun_with * settings.accumulate
+        plan = plan_batches(lengths, settings.tokens_per_batch, begun_with, settings.epochs, self.seed)
+        plan = plan if settings.max_steps is None else plan[: settings.max_steps * batches]
+        return plan if settings.worker.workers == begun_with else redeal(plan, batches, settings.worker.workers)
 
     def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:
         """Real tokens of each step, over all ranks and accumulated batches."""
@@ -59,4 +90,4 @@ class Job:
 
     @property
     def _batches_per_step(self) -> int:
-        return self.settings.worker.workers * self.settings.accumulate
+        return self.settings.worker.workers * self.accumulate

@@ -20,57 +20,66 @@ from trl.trainer.sft_config import SFTConfig
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
-from raytrain.callbacks import ReportCheckpoint, StepLog
+from raytrain.callbacks import StepLog
 from raytrain.data import TokenRows
 from raytrain.hardware import Placement
 from raytrain.job import HELDOUT, TRAIN, Job
 from raytrain.merge import copy_tokenizer, merge_adapter
 from raytrain.meter import meter_of
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
+from raytrain.resume import Start, begin
+from raytrain.saving import ReportCheckpoint
+from raytrain.stopping import StopWhenTold
 from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
 Measured = dict[str, dict[str, list[float]]]  # measure -> group -> [total, count]
 
 
-def train(job: Job) -> None:
-    """The loop of one worker, on every rank with the same job."""
+def train(job: Job) -> dict[str, Any]:
+    """The loop of one worker, on every rank with the same job.
+
+    Returns {"stopped": why, "step": the last one saved} where it was told to stop; else {}, with everything in place.
+    """
     prepare_process(job.placement)
     attention.register()
     if job.placement.device == "cpu":
         skip_shared_memory_op()
-    objective = OBJECTIVES[job.stage]
-    trainer = _trainer(job, objective)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            trainer.train(resume_from_checkpoint=folder)
-            torch.distributed.barrier()
-    else:
-        trainer.train()
+    objective, start = OBJECTIVES[job.stage], begin(job)
+    stopping = StopWhenTold(job.stop, job.note)
+    trainer = _trainer(job, objective, start, stopping)
+    trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
+    if stopping.why or stopping.told():
+        return {"stopped": stopping.why, "step": trainer.state.global_step}
     _save(trainer, job)
-    scores = {name: _scores(job, objective, folder) for name, folder in (("start", job.start), ("end", job.trained))}
+    scores = {}
+    for name, folder in (("start", job.start), ("end", job.trained)):
+        if stopping.told():
+            return {"stopped": stopping.why, "step": trainer.state.global_step}
+        scores[name] = _scores(job, objective, folder)
     if _rank() == 0:
         result = {"steps": trainer.state.global_step, "scores": scores}
         atomic_write_text(job.result, json.dumps(result, indent=2) + "\n")
+    return {}
 
 
 def _rank() -> int:
     return int(ray.train.get_context().get_world_rank())
 
 
-def _trainer(job: Job, objective: Objective) -> CompletionTrainer:
+def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> CompletionTrainer:
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.lengths)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
+    report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
     log = StepLog(job.log, job.step_tokens(rows.lengths, plan), device=job.placement.device, meter=meter_of(job, rows))
     trainer = objective.trainer(
         model=_model(job, objective),
-        args=_arguments(job, _output_folder()),
+        args=_arguments(job, _output_folder(), start),
         data_collator=objective.collator(rows, _pad_id(tokenizer)),
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
-        callbacks=[ReportCheckpoint(), log],
+        callbacks=[report, log, stopping],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -113,17 +122,17 @@ def _output_folder() -> str:
     return str(folder)
 
 
-def _arguments(job: Job, output: str) -> SFTConfig:
+def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
     settings = job.settings
     return SFTConfig(
         output_dir=output,
-        deepspeed=deepspeed_config(settings.worker, job.placement.precision),
+        deepspeed=deepspeed_config(settings.worker, job.placement.precision, resized=start.resized),
         bf16=job.placement.precision == "bf16",
         use_cpu=job.placement.device == "cpu",
         seed=job.seed,
         num_train_epochs=1,  # the plan holds every epoch
         per_device_train_batch_size=1,  # one planned batch
-        gradient_accumulation_steps=settings.accumulate,
+        gradient_accumulation_steps=job.accumulate,
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -139,7 +148,7 @@ def _arguments(job: Job, output: str) -> SFTConfig:
         max_grad_norm=settings.max_grad_norm,
         save_strategy="steps",
         save_steps=settings.save_every_steps,
-        save_total_limit=1,
+        save_total_limit=None,  # each is removed once it is uploaded (raytrain.saving)
         logging_steps=settings.log_every_steps,
         disable_tqdm=True,
         report_to="none",

@@ -19,7 +19,11 @@ class WorkerSettings(Strict):
     `workers` is the world size. `threads` per worker, 0 divides the machine's cores among the workers. `device` auto
     takes GPUs where Ray sees enough of them. `zero_stage` shards optimizer state (1), gradients too (2), parameters
     too (3); `offload` moves what is sharded to the host's memory: the optimizer (and, with ZeRO 3, the parameters).
+    `workers` may be changed half-way: steps stay what they were, and the new workers share them out (raytrain.resize).
+    `max_failures` counts workers that died; one that was told to stop (SIGTERM) saves first and does not count.
     """
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"workers", "threads", "max_failures"})
 
     workers: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=0)] = 0

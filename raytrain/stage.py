@@ -37,7 +37,7 @@ from raytrain.steplog import read_steps
 from raytrain.tracking import Followed, tracked
 from raytrain.worker import launch, watched
 
-CHECKPOINTS = "ray"
+BEGUN = "begun.json"
 GENERAL_ROWS = 300
 COLUMNS = {
     "loss": "loss",
@@ -106,7 +106,14 @@ def _job(run: Run, stage: str, settings: StageSettings, start: str, seed: int, s
         placement=place(settings.worker, ray.cluster_resources(), site.hardware),
         targets=targets,
         seed=seed,
+        begun_with=_begun_with(run.path("checkpoints", stage, digest[:16]), settings),
     )
+
+
+def _begun_with(work: Path, settings: StageSettings) -> int:
+    """The number of workers that the run in this work folder was begun with; those of `settings` where it begins."""
+    begun = work / BEGUN
+    return int(json.loads(begun.read_text(encoding="utf-8"))["workers"]) if begun.is_file() else settings.worker.workers
 
 
 def _corpora(run: Run, stage: str) -> dict[str, Path]:
@@ -164,20 +171,21 @@ def _train(run: Run, job: Job, site: Site) -> None:
         f"{worker.workers} workers x {job.placement.threads} threads, {job.placement.precision} on "
         f"{job.placement.device}, ZeRO {worker.zero_stage}, {what}",
     )
-    if not (job.work / CHECKPOINTS).is_dir():
+    if not (job.work / BEGUN).is_file():
         job.log.unlink(missing_ok=True)
+        atomic_write_text(job.work / BEGUN, json.dumps({"workers": job.begun_with}))
     with (
         tracked(site.tracking, _followed(run, job)) as summary,
-        watched(job.stage, len(tokens), lambda: _last_step(job.log)),
+        watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes),
     ):
         launch(
             _loop,
             {"job": job},
-            name=CHECKPOINTS,
-            storage=job.work,
+            label=job.stage,
+            storage=job.storage,
+            stop=job.stop,
             settings=worker,
             placement=job.placement,
-            keep_checkpoints=job.settings.keep_checkpoints,
         )
         summary.update(_measured(json.loads(job.result.read_text(encoding="utf-8"))))
 
@@ -198,7 +206,7 @@ def _followed(run: Run, job: Job) -> Followed:
 
 
 def _measured(result: Mapping[str, Any]) -> dict[str, float]:
-    """Means over the held-out sets, of the trained model and the one before: {"heldout_loss": ..., "start/...": ...}."""
+    """Means over the held-out sets: {"heldout_loss": ..., "start/heldout_loss": ...} for the model before."""
     found = {}
     for model, sets in result["scores"].items():
         for name, measures in sets.items():
@@ -208,10 +216,10 @@ def _measured(result: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _loop(config: dict[str, Any]) -> None:
+def _loop(config: dict[str, Any]) -> dict[str, Any]:
     from raytrain.loop import train
 
-    train(config["job"])
+    return train(config["job"])
 
 
 def _last_step(log: Path) -> tuple[int, dict[str, object]]:
