@@ -83,9 +83,11 @@ def run_command(
     from cluster.config import check_worlds, read_config
     from cluster.runner import execute
     from cluster.status import print_plan, print_result
+    from raytrain.tracking import check_trackers
 
     settings = read_config(config, assignments or [], name)
     check_worlds(settings)
+    check_trackers(settings.tracking)
     if dry_run:
         print_plan(runs / settings.name, settings, first, last)
         return

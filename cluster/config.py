@@ -82,23 +82,6 @@ class RunConfig(Strict):
     redteam: RedteamSettings = RedteamSettings()
     report: ReportSettings = ReportSettings()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _hardware_chooses(cls, data: Any) -> Any:
-        """Put the hardware's choices under the `worker` settings of each stage that trains."""
-        if not isinstance(data, Mapping) or data.get("hardware") is None:
-            return data
-        hardware = read_hardware(data["hardware"])
-        there = [name for name in TRAINING if name in data or cls._runs(name)]
-        chosen = {name: under(hardware, name, data.get(name, {})) for name in there if data.get(name, {}) is not None}
-        return {**data, "hardware": hardware, **{name: given for name, given in chosen.items() if given}}
-
-    @classmethod
-    def _runs(cls, stage: str) -> bool:
-        """Whether a stage runs that the file does not name."""
-        known = cls.model_fields.get(stage)
-        return known is not None and known.get_default(call_default_factory=True) is not None
-
     @model_validator(mode="after")
     def _engines_are_there(self) -> "RunConfig":
         roles = {"simulate.teacher": self.simulate.teacher, "simulate.user": self.simulate.user}
@@ -134,7 +117,7 @@ def read_config(path: Path, assignments: Iterable[str] = (), name: str | None = 
     data: Mapping[str, Any] = override(load_yaml(path), assignments)
     if name is not None:
         data = {**data, "name": name}
-    config = validate(RunConfig, data, str(path))
+    config = validate(RunConfig, _with_hardware(data), str(path))
     load_domain(config.domain).source(config.mix)
     return config
 
@@ -147,7 +130,23 @@ def config_of(run: Run, assignments: Iterable[str] = ()) -> RunConfig:
     Raises:
         ConfigError: when a key, a value or a type is wrong.
     """
-    return validate(RunConfig, override(run.manifest["config"], assignments), str(run.root / "run.json"))
+    data = _with_hardware(override(run.manifest["config"], assignments))
+    return validate(RunConfig, data, str(run.root / "run.json"))
+
+
+def _with_hardware(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with the named hardware read, and its choices under the `worker` settings of the stages that
+    train."""
+    if data.get("hardware") is None:
+        return data
+    hardware = read_hardware(data["hardware"])
+    chosen = {}
+    for stage in TRAINING:
+        default = RunConfig.model_fields[stage].get_default(call_default_factory=True)
+        given = data.get(stage, None if default is None else {})
+        if given is not None:
+            chosen[stage] = under(hardware, stage, given)
+    return {**data, "hardware": hardware.model_dump(mode="json"), **chosen}
 
 
 def check_worlds(config: RunConfig) -> None:

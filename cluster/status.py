@@ -8,8 +8,10 @@ from rich.table import Table
 from agentmill.log import duration
 from agentmill.runs import Figure, Run, RunError
 from cluster.config import RunConfig, config_of
+from cluster.memory import forecasts, memory_table
 from cluster.runner import decide, read_attempt, select
 from cluster.stages import STAGES, Stage, needs_of
+from raytrain.shape import ShapeError
 from simulation.job import read_state
 
 RESULTS = (
@@ -50,6 +52,14 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
         table.add_row(stage.name, WOULD.get(verdict, "do again"), reason)
     console.print_json(data=config.resolved())
     console.print(table)
+    console.print(_memory(run, config))
+
+
+def _memory(run: Run, config: RunConfig) -> Table | str:
+    try:
+        return memory_table(list(forecasts(config, run.root / "models")), config.hardware.name)
+    except ShapeError as error:
+        return f"memory: not computed: {error}"
 
 
 def print_runs(runs: Path) -> None:

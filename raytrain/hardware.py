@@ -16,7 +16,7 @@ from pydantic import Field, field_serializer, model_validator
 from agentmill.config import ConfigError, Strict, load_yaml, nearest, validate
 from agentmill.errors import UserError
 from agentmill.lineage import gpu_memory_gib, memory_gib, usable_cores
-from raytrain.settings import StageSettings, WorkerSettings
+from raytrain.settings import WorkerSettings
 
 CPU_ATTENTION = "grouped_products"
 SHIPPED = Path(__file__).parents[1] / "configs" / "hardware"
@@ -96,7 +96,7 @@ def read_hardware(value: Any) -> HardwareSettings:
             guess = nearest(str(value), names)
             meant = f"did you mean {guess}? " if guess else ""
             raise ConfigError(
-                f"hardware={value} is no file of {SHIPPED.name}/; {meant}name one of {', '.join(names)}, give the path "
+                f"hardware={value} is no file of configs/{SHIPPED.name}; {meant}name one of {', '.join(names)}, give the path "
                 f"of a YAML file, or a mapping"
             )
         file = SHIPPED / f"{value}.yaml"
@@ -104,13 +104,8 @@ def read_hardware(value: Any) -> HardwareSettings:
 
 
 def under(hardware: HardwareSettings, stage: str, given: Any) -> Any:
-    """A stage's settings, a mapping or made already, with the hardware's choices for `worker` where it says nothing."""
+    """A stage's settings as read, with the hardware's choices for `worker` where they say nothing."""
     chosen = hardware.worker_defaults(stage)
-    if not chosen:
-        return given
-    if isinstance(given, StageSettings):
-        said = given.worker.model_dump(exclude_unset=True)
-        return given.model_copy(update={"worker": WorkerSettings.model_validate({**chosen, **said})})
     if not isinstance(given, Mapping) or not isinstance(given.get("worker", {}), Mapping):
         return given  # the settings' own check tells what is wrong
     return {**given, "worker": {**chosen, **given.get("worker", {})}}
