@@ -140,7 +140,7 @@ def _with_hardware(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if data.get("hardware") is None:
         return data
     hardware = read_hardware(data["hardware"])
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for stage in TRAINING:
         default = RunConfig.model_fields[stage].get_default(call_default_factory=True)
         given = data.get(stage, None if default is None else {})

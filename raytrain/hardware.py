@@ -96,8 +96,8 @@ def read_hardware(value: Any) -> HardwareSettings:
             guess = nearest(str(value), names)
             meant = f"did you mean {guess}? " if guess else ""
             raise ConfigError(
-                f"hardware={value} is no file of configs/{SHIPPED.name}; {meant}name one of {', '.join(names)}, give the "
-                f"path of a YAML file, or a mapping"
+                f"hardware={value} is no file of configs/{SHIPPED.name}; {meant}name one of {', '.join(names)}, give "
+                f"the path of a YAML file, or a mapping"
             )
         file = SHIPPED / f"{value}.yaml"
     return validate(HardwareSettings, load_yaml(file), str(file))
