@@ -10,7 +10,7 @@ from agentmill.lineage import gpu_memory_gib
 from cluster.base import model_folder
 from cluster.chain import TRAINED, left_out
 from cluster.config import RunConfig
-from raytrain.memory import largest_batch, trained_parameters
+from raytrain.footprint import largest_batch, trained_parameters
 from raytrain.preflight import SHOWN, Verdict, remedies, weigh
 from raytrain.settings import StageSettings
 from raytrain.shape import ModelShape, read_shape

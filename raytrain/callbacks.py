@@ -1,9 +1,9 @@
 """What happens beside the training steps: they are written to a log.
 
-The log is JSON lines, one a logged step: step, loss, learning_rate, grad_norm, tokens (real tokens so far), seconds
-(of training so far), tokens_per_s, memory_gib (peak of this worker: of its GPU's memory, else resident), mfu where the
-devices' peak is known, margin where there are pairs. Invariant: after a run that was killed and went
-on, the log has each step once; rows past the checkpoint are dropped when training goes on from it.
+The log is JSON lines, one a logged step: step, loss, learning_rate, grad_norm, tokens (real tokens so far), seconds (of
+training so far), tokens_per_s, memory_gib (peak of this worker: of its GPU's memory, else resident), mfu where the
+devices' peak is known, and what the stage's trainer adds. Invariant: after a run that was killed and went on, the log
+has each step once; rows past the checkpoint are dropped when training goes on from it.
 """
 
 import json
@@ -18,8 +18,6 @@ from agentmill.runs import atomic_write_text
 from raytrain.hardware import peak_memory_gib
 from raytrain.meter import Meter
 from raytrain.steplog import read_steps
-
-MARGINS = "rewards/margins"  # as TRL's DPOTrainer logs it
 
 
 class StepLog(TrainerCallback):
@@ -65,11 +63,10 @@ class StepLog(TrainerCallback):
             "seconds": round(seconds, 3),
             "tokens_per_s": round(speed, 1),
             "memory_gib": round(peak_memory_gib(self._device), 3),
+            **{key: value for key, value in logs.items() if "/" in key},  # what the stage's trainer adds, by group
         }
         if self._meter:
             row["mfu"] = round(self._meter.mfu(speed), 4)
-        if MARGINS in logs:
-            row["margin"] = logs[MARGINS]
         self._last = (state.global_step, seconds)
         with self._file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")

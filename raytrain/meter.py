@@ -13,8 +13,8 @@ for positions that have a loss, because no others are scored.
 from dataclasses import dataclass
 
 from raytrain.data import TokenRows
+from raytrain.footprint import trained_parameters
 from raytrain.job import Job
-from raytrain.memory import trained_parameters
 from raytrain.settings import DpoSettings, StageSettings
 from raytrain.shape import ModelShape, ShapeError, read_shape
 

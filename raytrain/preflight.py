@@ -1,8 +1,8 @@
 """Before a stage starts: does it fit? What it takes, what there is, and where it does not fit, what would.
 
-What a worker takes is computed in `raytrain.memory`; this adds what no model has: the CUDA context and NCCL's buffers
-on a GPU, the process with its libraries on a CPU, and the share of a GPU that the allocator loses to fragments. A stage
-is refused only where the memory is known. Remedies are tried, not guessed: each one named was computed to fit.
+What a worker takes is computed in `raytrain.footprint`; this adds what no model has: the CUDA context and NCCL's
+buffers on a GPU, the process with its libraries on a CPU, and the share of a GPU that the allocator loses to fragments.
+A stage is refused only where the memory is known. Remedies are tried, not guessed: each one named was computed to fit.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from agentmill.errors import UserError
 from agentmill.log import say
 from raytrain.batches import Plan
 from raytrain.data import TokenRows
+from raytrain.footprint import Batch, Footprint, footprint
 from raytrain.hardware import HardwareSettings, host_memory_gib, memory_of_worker
 from raytrain.job import Job
-from raytrain.memory import Batch, Footprint, footprint
 from raytrain.settings import CptSettings, LoraSettings, StageSettings
 from raytrain.shape import ModelShape, ShapeError, read_shape
 
@@ -60,12 +60,12 @@ class Verdict:
 
 def largest_of(rows: TokenRows, plan: Plan) -> Batch:
     """The micro-batch of a plan that takes most: padded tokens and positions with a loss, each at its largest."""
-    lengths, counted = rows.lengths, rows.lengths - rows.starts
+    costs, counted = rows.item_costs, (rows.lengths - rows.starts).reshape(-1, rows.sides).sum(axis=1)
     batches = [batch for batch in plan if batch]
     return Batch(
-        tokens=max(len(batch) * int(lengths[batch].max()) for batch in batches),
+        tokens=max(len(batch) * int(costs[batch].max()) for batch in batches),
         counted=max(int(counted[batch].sum()) for batch in batches),
-        longest=max(int(lengths[batch].max()) for batch in batches),
+        longest=int(rows.lengths.max()),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmill.config import UserError
+from raytrain.folders import read_manifest
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _BIASED_KEYS = ("qwen2",)  # biases on the projections of queries, keys and values
@@ -107,7 +108,8 @@ def read_shape(folder: Path) -> ModelShape:
             f"{file}: model_type={family} is none of {', '.join(FAMILIES)}, whose memory can be computed; train it "
             f"without this check"
         )
-    return replace(shape_of(config), counted=_count(folder))
+    added = len(read_manifest(folder).get("new_blocks") or ())
+    return replace(shape_of(config), counted=_count(folder), added=added)
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:

@@ -7,8 +7,8 @@ import pytest
 
 from cluster.config import RunConfig, read_config
 from cluster.memory import forecasts, memory_table
+from raytrain.footprint import Batch, largest_batch
 from raytrain.hardware import HardwareSettings, read_hardware
-from raytrain.memory import Batch, largest_batch
 from raytrain.preflight import MemoryRefused, remedies, require_fit, weigh
 from raytrain.settings import LoraSettings, SftSettings, StageSettings, WorkerSettings
 from raytrain.shape import shape_of

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raytrain.memory import GIB, LIVE, Batch, footprint, kept_in_layer, largest_batch, trained_parameters
+from raytrain.footprint import GIB, LIVE, Batch, footprint, kept_in_layer, largest_batch, trained_parameters
 from raytrain.settings import CptSettings, DpoSettings, LoraSettings, SftSettings, StageSettings, WorkerSettings
 from raytrain.shape import ModelShape, shape_of
 from tests.llama8b import LLAMA_8B
