@@ -443,6 +443,17 @@ def bench_simulation(
     print(f"agentmill figures {run.root} simulate.endpoint")
 
 
+@bench_app.command("memory")
+def bench_memory(
+    names: Annotated[list[str] | None, typer.Option("--case", help="a case; again for more (default: all)")] = None,
+) -> None:
+    """What the preflight computes of a training's memory, beside what small trainings really take on the CPU."""
+    from benchmarks.footprint import bench_memory as bench
+
+    run = bench(names or [])
+    print(f"agentmill figures {run.root} memory")
+
+
 @bench_app.command("training")
 def bench_training(
     config: BenchConfigArg = None,

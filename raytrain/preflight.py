@@ -58,12 +58,13 @@ class Verdict:
         return line
 
 
-def largest_of(rows: TokenRows, plan: Plan) -> Batch:
-    """The micro-batch of a plan that takes most: padded tokens and positions with a loss, each at its largest."""
+def largest_of(rows: TokenRows, plan: Plan, *, packed: bool) -> Batch:
+    """The micro-batch of a plan that takes most: padded (or packed) tokens and positions with a loss, each at its
+    largest."""
     costs, counted = rows.item_costs, (rows.lengths - rows.starts).reshape(-1, rows.sides).sum(axis=1)
     batches = [batch for batch in plan if batch]
     return Batch(
-        tokens=max(len(batch) * int(costs[batch].max()) for batch in batches),
+        tokens=max(int(costs[batch].sum() if packed else len(batch) * costs[batch].max()) for batch in batches),
         counted=max(int(counted[batch].sum()) for batch in batches),
         longest=int(rows.lengths.max()),
     )

@@ -211,7 +211,7 @@ def _train(run: Run, job: Job, site: Site) -> None:
         return
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.item_costs)
-    check_job(job, largest_of(rows, plan), site.hardware)
+    check_job(job, largest_of(rows, plan, packed=job.settings.packing), site.hardware)
     tokens = job.step_tokens(rows.item_tokens, plan)
     padding = 1 - sum(tokens) / padded_tokens(rows.item_costs, plan)
     worker, lora = job.settings.worker, job.settings.lora
