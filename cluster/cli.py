@@ -83,9 +83,11 @@ def run_command(
     from cluster.config import check_worlds, read_config
     from cluster.runner import execute
     from cluster.status import print_plan, print_result
+    from raytrain.tracking import check_trackers
 
     settings = read_config(config, assignments or [], name)
     check_worlds(settings)
+    check_trackers(settings.tracking)
     if dry_run:
         print_plan(runs / settings.name, settings, first, last)
         return
@@ -439,6 +441,17 @@ def bench_simulation(
 
     run = bench(domain, conversations, repeats, seconds)
     print(f"agentmill figures {run.root} simulate.endpoint")
+
+
+@bench_app.command("memory")
+def bench_memory(
+    names: Annotated[list[str] | None, typer.Option("--case", help="a case; again for more (default: all)")] = None,
+) -> None:
+    """What the preflight computes of a training's memory, beside what small trainings really take on the CPU."""
+    from benchmarks.footprint import bench_memory as bench
+
+    run = bench(names or [])
+    print(f"agentmill figures {run.root} memory")
 
 
 @bench_app.command("training")

@@ -20,6 +20,7 @@ from cluster import chain
 from cluster.config import RunConfig
 from cluster.engines import engine_inputs, playing
 from raytrain.settings import StageSettings
+from raytrain.site import Site
 
 MISSING = "missing"
 MODEL = "the newest model"  # in a stage's `needs`: the stage that made the newest model before it
@@ -96,20 +97,20 @@ def _cpt(run: Run, config: RunConfig) -> None:
     cpt = import_module("raytrain.cpt")
 
     assert config.cpt is not None
-    cpt.run(run, config.cpt, start=chain.start_of(config, "cpt"), seed=config.seed)
+    cpt.run(run, config.cpt, start=chain.start_of(config, "cpt"), seed=config.seed, site=_site(config))
 
 
 def _sft(run: Run, config: RunConfig) -> None:
     from raytrain import sft
 
-    sft.run(run, config.sft, start=chain.start_of(config, "sft"), seed=config.seed)
+    sft.run(run, config.sft, start=chain.start_of(config, "sft"), seed=config.seed, site=_site(config))
 
 
 def _dpo(run: Run, config: RunConfig) -> None:
     dpo = import_module("raytrain.dpo")
 
     assert config.dpo is not None
-    dpo.run(run, config.dpo, start=chain.start_of(config, "dpo"), seed=config.seed)
+    dpo.run(run, config.dpo, start=chain.start_of(config, "dpo"), seed=config.seed, site=_site(config))
 
 
 def _evaluate(run: Run, config: RunConfig) -> None:
@@ -122,6 +123,10 @@ def _report(run: Run, config: RunConfig) -> None:
     from cluster import report
 
     report.run(run, config.report)
+
+
+def _site(config: RunConfig) -> Site:
+    return Site(config.hardware, config.tracking)
 
 
 def _common(config: RunConfig) -> dict[str, Any]:

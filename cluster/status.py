@@ -10,9 +10,11 @@ from agentmill.runs import Run, RunError
 from cluster import chain
 from cluster.comparison import newest_evaluated, print_table
 from cluster.config import RunConfig, config_of
+from cluster.memory import forecasts, memory_table
 from cluster.runner import decide, read_attempt, select
 from cluster.shown import shown, shown_interval
 from cluster.stages import STAGES, Stage, needs_of
+from raytrain.shape import ShapeError
 from simulation.job import read_state
 
 RESULTS = (
@@ -53,6 +55,14 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
         table.add_row(stage.name, WOULD.get(verdict, "do again"), reason)
     console.print_json(data=config.resolved())
     console.print(table)
+    console.print(_memory(run, config))
+
+
+def _memory(run: Run, config: RunConfig) -> Table | str:
+    try:
+        return memory_table(list(forecasts(config, run.root / "models")), config.hardware.name)
+    except ShapeError as error:
+        return f"memory: not computed: {error}"
 
 
 def print_runs(runs: Path) -> None:

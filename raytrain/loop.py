@@ -26,6 +26,7 @@ from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
 from raytrain.job import HELDOUT, TRAIN, Job
 from raytrain.merge import merge_adapter
+from raytrain.meter import meter_of
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
 from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
@@ -101,7 +102,9 @@ def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTol
     plan = job.plan(rows.item_costs)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
-    log = StepLog(job.log, job.step_tokens(rows.item_tokens, plan))
+    log = StepLog(
+        job.log, job.step_tokens(rows.item_tokens, plan), device=job.placement.device, meter=meter_of(job, rows)
+    )
     trainer = objective.trainer(
         model=_model(job, objective),
         args=_arguments(job, objective, _output_folder(), start),
