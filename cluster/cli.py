@@ -480,12 +480,13 @@ def bench_training(
 ) -> None:
     """Tokens per second of the stages that train, beside plain TRL on the same rows; with packing too."""
     from benchmarks.training import Sizes
-    from cluster.training_benches import DEFAULTS, read, training
+    from cluster.config import read_config
+    from cluster.training_benches import DEFAULTS, training
 
     sizes = Sizes(12, 3, 1) if quick else Sizes(steps, warm, repeats)
     found = find_run(source, runs) if source else None
     with _folder(folder) as place:
-        settings = read(config, assignments or [])
+        settings = read_config(config, assignments or [])
         run = training(place, found, settings, stages or list(DEFAULTS), device, sizes, model, results)
     print(f"agentmill figures {run.root} bench.training")
 
@@ -504,11 +505,12 @@ def bench_adaptation(
 ) -> None:
     """LoRA against training all weights, asked under other system prompts and with other tools than in training."""
     from benchmarks.adaptation import QUICK, Extent
-    from cluster.training_benches import adaptation, read
+    from cluster.config import read_config
+    from cluster.training_benches import adaptation
 
     extent = QUICK if quick else Extent(conversations, per_agent=tests, steps=steps, search_steps=search_steps)
     with _folder(folder) as place:
-        run = adaptation(place, read(config, assignments or []), device, extent)
+        run = adaptation(place, read_config(config, assignments or []), device, extent)
     print(f"agentmill figures {run.root} bench.adaptation")
 
 
