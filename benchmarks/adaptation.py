@@ -44,18 +44,17 @@ Marks = dict[str, list[bool]]  # condition -> of each of its tests, whether the 
 @dataclass(frozen=True)
 class Extent:
     """How much is trained and asked: conversations to train on and to ask about, tests an agent and condition, steps of
-    a training and of a search. `search` false takes the middle learning rate of each kind untried."""
+    a training and of a search; without a search the middle learning rate of each kind is taken."""
 
     conversations: int = 700
     heldout: int = 150
     per_agent: int = 120
     steps: int = 400
     search_steps: int = 40
-    search: bool = True
     mix: str = "core"
 
 
-QUICK = Extent(conversations=24, heldout=12, per_agent=8, steps=12, search=False)
+QUICK = Extent(conversations=24, heldout=12, per_agent=8, steps=12, search_steps=0)
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class _Trainings:
 def _best(trainings: _Trainings, extent: Extent) -> Trained:
     """The training of one kind at the learning rate whose search ended with the lowest held-out loss."""
     kind, rates = trainings.kind, RATES[trainings.kind]
-    if not extent.search:
+    if not extent.search_steps:
         return trainings.train(rates[len(rates) // 2], extent.steps)
     losses = {rate: trainings.train(rate, extent.search_steps).figures["heldout_loss"] for rate in rates}
     rate = min(losses, key=lambda each: losses[each])

@@ -495,7 +495,9 @@ def bench_training(
 def bench_adaptation(
     config: BenchConfigArg = None,
     steps: Annotated[int, typer.Option(min=1, help="steps of the two trainings")] = 400,
-    search_steps: Annotated[int, typer.Option(min=1, help="steps of those that choose a learning rate")] = 40,
+    search_steps: Annotated[
+        int, typer.Option(min=0, help="steps of those that choose a learning rate; 0 takes the middle one")
+    ] = 40,
     conversations: Annotated[int, typer.Option(min=20, help="conversations whose calls are trained on")] = 700,
     tests: Annotated[int, typer.Option(min=1, help="calls of each agent that are asked under each condition")] = 120,
     quick: Annotated[bool, typer.Option("--quick", help="a look: 12 steps, one learning rate, few calls")] = False,

@@ -111,7 +111,7 @@ def test_both_kinds_are_trained_and_asked_under_every_condition(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AGENTMILL_BENCH_RUN", str(tmp_path / "bench"))
-    extent = adaptation.Extent(conversations=24, heldout=10, per_agent=2, steps=3, search=False)
+    extent = adaptation.Extent(conversations=24, heldout=10, per_agent=2, steps=3, search_steps=0)
     base = write_tiny_llama(tmp_path / "base", positions=1024)
     settings = SETTINGS.model_copy(update={"max_length": 1024, "heldout_rows": 20})
     found = adaptation.bench_adaptation(tmp_path / "work", base, settings, extent).figures("bench.adaptation")
