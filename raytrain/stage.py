@@ -167,10 +167,7 @@ def _tokenise(run: Run, stage: Stage, job: Job, target: Path) -> None:
 
 def _train(job: Job) -> None:
     if job.finished.is_file():
-        say(job.stage, f"trained already: {_merge_text(job)}")
-        if not job.log.is_file():
-            shutil.copyfile(job.steps, job.log)
-        _launch(job)
+        _publish_again(job)
         return
     lengths = TokenRows.load(job.sets[TRAIN]).lengths
     plan = job.plan(lengths)
@@ -191,11 +188,17 @@ def _train(job: Job) -> None:
         _launch(job)
 
 
-def _merge_text(job: Job) -> str:
+def _publish_again(job: Job) -> None:
+    """Make the result from the trained model that is kept; workers are needed for a merge alone."""
     merge = job.settings.merge
+    if job.steps.is_file() and not job.log.is_file():
+        shutil.copyfile(job.steps, job.log)
     if merge is None:
-        return "no merge, the trained model as it is"
-    return f"{merge.method} merge with models/{job.start.name}, weight {merge.weight:g}"
+        say(job.stage, "trained already, and no merge is asked for")
+        atomic_write_text(job.result, job.finished.read_text(encoding="utf-8"))
+        return
+    say(job.stage, f"trained already; {merge.method} merge with models/{job.start.name}, weight {merge.weight:g}")
+    _launch(job)
 
 
 def _launch(job: Job) -> None:
