@@ -387,6 +387,22 @@ def bench_chaos(
         raise typer.Exit(1)
 
 
+@bench_app.command("expand")
+def bench_expand(
+    hidden: Annotated[int, typer.Option(min=1024, help="width of the model; 4096 with 32 blocks is 8B")] = 2048,
+    blocks: Annotated[int, typer.Option(min=1, help="blocks before the expansion")] = 8,
+    every: Annotated[int, typer.Option(min=1, help="one new block after so many")] = 4,
+    folder: FolderOption = None,
+) -> None:
+    """Expand and merge a sharded model of random weights: memory, seconds and bytes on disk."""
+    from benchmarks.weights import bench_expand as bench
+    from cluster.session import ray_session
+
+    with _folder(folder) as place, ray_session():
+        run = bench(place, hidden, blocks, every)
+    print(f"agentmill figures {run.root} train.expand")
+
+
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
     """The folder that was asked for, or a temporary one that goes away."""
