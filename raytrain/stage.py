@@ -138,10 +138,10 @@ def _clear_other_work(job: Job) -> None:
 
 
 def _clear_work(job: Job) -> None:
-    """Remove what only an unfinished stage needs; rows, trained model and step log stay."""
+    """Remove what only an unfinished stage needs; rows (and a reference's view of them), model and step log stay."""
     if job.finished.is_file() and job.log.is_file():
         shutil.copyfile(job.log, job.steps)
-    stay = {job.work / "rows", job.trained, job.finished, job.steps, job.work / BEGUN}
+    stay = {job.work / "rows", job.work / "reference", job.trained, job.finished, job.steps, job.work / BEGUN}
     results = list(job.work.glob("result-*.json"))  # first: what they stand for goes with the rest
     for path in [*results, *(job.work.iterdir() if job.work.is_dir() else ())]:
         if path not in stay:

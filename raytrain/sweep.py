@@ -7,6 +7,7 @@ merge/<stage>/<digest of the training>/, so that a sweep that was killed goes on
 """
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def sweep(run: Run, stage: str, merges: Sequence[MergeSettings]) -> list[Point]:
     for merge in merges:
         end = end_of(merge)
         scores = known[end] if end else json.loads((results / file_name(merge)).read_text(encoding="utf-8"))
-        points.append(Point(merge, _losses(scores)))
+        points.append(Point(merge, losses_of(scores)))
     return points
 
 
@@ -144,12 +145,16 @@ def choose(points: Sequence[Point], max_cost: float) -> Point:
     return min((point for point in points if point.general <= bound), key=lambda point: point.domain)
 
 
-def _losses(scores: Mapping[str, Any]) -> dict[str, Loss]:
+def losses_of(scores: Mapping[str, Any]) -> dict[str, Loss]:
+    """The mean loss of each held-out set from what the workers measured: set -> measure -> group -> [total, count]."""
     losses = {}
     for name in (HELDOUT, GENERAL, PUBLIC_HELDOUT):
         if name in scores:
-            total, count = (sum(column) for column in zip(*scores[name][LOSS].values(), strict=True))
-            losses[name] = Loss(total / count, int(count))
+            measures = scores[name]
+            sums = measures.get(LOSS, measures[min(measures)]).values()
+            total, count = (sum(column) for column in zip(*sums, strict=True))
+            # The start of a DPO stage has no loss: it is the reference itself, every margin is 0 and the loss is ln 2.
+            losses[name] = Loss(total / count if LOSS in measures else math.log(2), int(count))
     return losses
 
 

@@ -1,6 +1,7 @@
 """The sweep over merge weights: which points stand on the front, which one is taken, and what is told."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from cluster.charts import Spot, trade
 from cluster.config import RunConfig
 from cluster.merging import Swept, assignment, merges_of, next_step, stage_of, table
 from raytrain.settings import DpoSettings, MergeSettings
-from raytrain.sweep import Loss, Point, SweepError, choose, end_of, file_name, front, kept_job
+from raytrain.sweep import Loss, Point, SweepError, choose, end_of, file_name, front, kept_job, losses_of
 
 
 def point(weight: float, domain: float, general: float) -> Point:
@@ -44,6 +45,13 @@ def test_the_ends_are_models_that_the_stage_has_scored() -> None:
     assert ends == ["start", None, "end"]
     assert end_of(MergeSettings(method="ties", weight=1)) is None
     assert end_of(MergeSettings(method="ties", weight=1, density=1)) == "end"
+
+
+def test_the_start_of_a_preference_stage_loses_what_a_coin_does() -> None:
+    """It is DPO's reference: there is no loss of it to measure, because every margin is 0."""
+    ranking = {"planner": [3.0, 4.0], "explainer": [1.0, 2.0]}
+    losses = losses_of({"heldout": {"ranking": ranking}, "general": {"loss": {"general": [5.0, 10.0]}}})
+    assert losses == {"heldout": Loss(math.log(2), 6), "general": Loss(0.5, 10)}
 
 
 def test_each_merge_has_its_own_file() -> None:
