@@ -43,6 +43,11 @@ bench_app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 
+merge_app = typer.Typer(
+    help="Merging a stage's model with the one that it started from.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(merge_app, name="merge")
+
 pairs_app = typer.Typer(
     help="Pairs for preference tuning that people make: what an agent said, and what it should have said.",
     no_args_is_help=True,
@@ -195,6 +200,30 @@ def pairs_check(
 
     pairs = check_pairs(file, load_domain(domain))
     print(f"{file}: {len(pairs)} pairs are right; use them with --set corpora.dpo.hand={file}")
+
+
+@merge_app.command("sweep")
+def merge_sweep(
+    run: RunArg = "local",
+    stage: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpt, sft or dpo in place of the last one that was trained")
+    ] = None,
+    method: Annotated[str, typer.Option(help="linear, slerp or ties")] = "linear",
+    weights: Annotated[
+        str, typer.Option(metavar="W,W,...", help="how far from the start (0) to the trained model (1)")
+    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1",
+    density: Annotated[float, typer.Option(help="the share of changes that ties keeps of each tensor")] = 0.2,
+    max_cost: Annotated[
+        float, typer.Option(help="by which share the general loss may be above the start's, for the pick")
+    ] = 0.02,
+    pick: Annotated[float | None, typer.Option(metavar="W", help="take this weight, whatever was measured")] = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Try merge weights: domain and general held-out loss of each, their Pareto front, and a pick."""
+    from cluster.merging import sweep_run
+
+    for line in sweep_run(find_run(run, runs), stage, method, weights, density, max_cost, pick):
+        print(line)
 
 
 @gate_app.command("calibrate")
@@ -377,6 +406,22 @@ def bench_chaos(
     print(f"agentmill figures {run.root} simulate.chaos")
     if run.figures()["simulate.chaos.differences"].value:
         raise typer.Exit(1)
+
+
+@bench_app.command("expand")
+def bench_expand(
+    hidden: Annotated[int, typer.Option(min=1024, help="width of the model; 4096 with 32 blocks is 8B")] = 2048,
+    blocks: Annotated[int, typer.Option(min=1, help="blocks before the expansion")] = 8,
+    every: Annotated[int, typer.Option(min=1, help="one new block after so many")] = 4,
+    folder: FolderOption = None,
+) -> None:
+    """Expand and merge a sharded model of random weights: memory, seconds and bytes on disk."""
+    from benchmarks.weights import bench_expand as bench
+    from cluster.session import ray_session
+
+    with _folder(folder) as place, ray_session():
+        run = bench(place, hidden, blocks, every)
+    print(f"agentmill figures {run.root} train.expand")
 
 
 @contextmanager

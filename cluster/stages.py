@@ -32,6 +32,7 @@ class Stage:
 
     `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session. `work` is
     the folder of a stage that does its rows one by one: what lies there was paid for, and is never thrown away unasked.
+    `keeps` are owned folders that the stage itself sorts out by digest: other settings alone do not clear them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stage:
     memory_gib: float = 1.0
     ray: bool = True
     work: str = ""
+    keeps: tuple[str, ...] = ()
 
 
 def _simulate(run: Run, config: RunConfig) -> None:
@@ -241,6 +243,7 @@ STAGES: tuple[Stage, ...] = (
         owns=("models/cpt", "checkpoints/cpt", "logs/cpt.jsonl"),
         figures=("train.cpt",),
         memory_gib=TRAINING_GIB,
+        keeps=("checkpoints/cpt",),
     ),
     Stage(
         name="sft",
@@ -252,6 +255,7 @@ STAGES: tuple[Stage, ...] = (
         owns=("models/sft", "checkpoints/sft", "logs/sft.jsonl"),
         figures=("train.sft",),
         memory_gib=TRAINING_GIB,
+        keeps=("checkpoints/sft",),
     ),
     Stage(
         name="dpo",
@@ -263,6 +267,7 @@ STAGES: tuple[Stage, ...] = (
         owns=("models/dpo", "checkpoints/dpo", "logs/dpo.jsonl"),
         figures=("train.dpo",),
         memory_gib=TRAINING_GIB,
+        keeps=("checkpoints/dpo",),
     ),
     Stage(
         name="evaluate",
