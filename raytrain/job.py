@@ -2,7 +2,9 @@
 
 Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
 (checkpoints), stop (left by a driver that was told to stop), notes.txt (what the workers have to say to the user),
-trained/ (the trained model, adapters merged), result.json (written last: what stands beside it is whole).
+trained/ (the trained model, adapters merged) with trained.json beside it (written last: what it stands for is whole),
+merged/ (trained/ merged with the start, where that is asked for) and result-<digest>.json (written after it). rows,
+trained and the step log stay after the stage, so that another merge needs no training.
 """
 
 import os
@@ -15,18 +17,21 @@ from raytrain.hardware import Placement
 from raytrain.resize import redeal, rounds
 from raytrain.settings import StageSettings
 
-TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "general"
+TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "sft_heldout", "general"
 CHECKPOINTS = "ray"
-SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL)
+SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
 class Job:
     """One run of a training stage. `start` is the model folder that it starts from; `targets` are the module names
-    that get an adapter, none where the weights themselves are trained. `begun_with` is the number of workers that the
-    run was begun with: it decides what a step is, and `settings.worker.workers` only who computes it."""
+    that get an adapter, none where the weights themselves are trained. The name of `work` is the digest of all that
+    decides the training; `digest` is of the model that is published, the merge included. `begun_with` is the number of
+    workers that the run was begun with: it decides what a step is, and `settings.worker.workers` only who computes it.
+    """
 
     stage: str
+    digest: str
     work: Path
     start: Path
     log: Path
@@ -38,7 +43,7 @@ class Job:
 
     @property
     def sets(self) -> dict[str, Path]:
-        """Folders of tokenised rows by name; public_heldout is there only with public data."""
+        """Folders of tokenised rows by name; public_heldout is there only with public data, sft_heldout only in dpo."""
         folders = {name: self.work / "rows" / name for name in SETS}
         return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
@@ -47,8 +52,28 @@ class Job:
         return self.work / "trained"
 
     @property
+    def finished(self) -> Path:
+        """Steps and scores of the trained model."""
+        return self.work / "trained.json"
+
+    @property
+    def steps(self) -> Path:
+        """A copy of the finished training's step log."""
+        return self.work / "steps.jsonl"
+
+    @property
+    def merged(self) -> Path:
+        return self.work / "merged"
+
+    @property
+    def model(self) -> Path:
+        """What is published."""
+        return self.merged if self.settings.merge else self.trained
+
+    @property
     def result(self) -> Path:
-        return self.work / "result.json"
+        """Steps and scores of what is published and what it was made from."""
+        return self.work / f"result-{self.digest}.json"
 
     @property
     def storage(self) -> Path:
@@ -74,17 +99,17 @@ class Job:
         """Batches that each worker takes for a step."""
         return rounds(self.begun_with * self.settings.accumulate, self.settings.worker.workers)
 
-    def plan(self, lengths: Int64) -> Plan:
-        """The batches of the whole run over rows of these lengths, cut to `max_steps`."""
+    def plan(self, costs: Int64) -> Plan:
+        """The batches of the whole run over items of these padded tokens, cut to `max_steps`."""
         settings, begun_with = self.settings, self.begun_with
         batches = begun_with * settings.accumulate
-        plan = plan_batches(lengths, settings.tokens_per_batch, begun_with, settings.epochs, self.seed)
+        plan = plan_batches(costs, settings.tokens_per_batch, begun_with, settings.epochs, self.seed)
         plan = plan if settings.max_steps is None else plan[: settings.max_steps * batches]
         return plan if settings.worker.workers == begun_with else redeal(plan, batches, settings.worker.workers)
 
-    def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:
-        """Real tokens of each step, over all ranks and accumulated batches."""
-        each = [int(lengths[batch].sum()) if batch else 0 for batch in plan]
+    def step_tokens(self, tokens: Int64, plan: Plan) -> list[int]:
+        """Real tokens of each step, over all ranks and accumulated batches, from the real tokens of each item."""
+        each = [int(tokens[batch].sum()) if batch else 0 for batch in plan]
         size = self._batches_per_step
         return [sum(each[i : i + size]) for i in range(0, len(each), size)]
 

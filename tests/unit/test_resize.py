@@ -21,7 +21,7 @@ def job(begun_with: int, workers: int, accumulate: int = 1, max_steps: int | Non
     )  # fmt: skip
     here = Path("nowhere")
     placement = Placement("cpu", 1, "fp32")
-    return Job("sft", here, here, here, settings, placement, (), seed=3, begun_with=begun_with)
+    return Job("sft", "", here, here, here, settings, placement, (), seed=3, begun_with=begun_with)
 
 
 def steps(made: Job) -> list[list[int]]:
