@@ -1,4 +1,4 @@
-"""What `agentmill bench training`, `resume` and `adaptation` need from the rest: stage settings, a base model, and Ray."""
+"""What `agentmill bench training`, `resume` and `adaptation` need: stage settings, a base model, and Ray."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

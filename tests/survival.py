@@ -65,7 +65,7 @@ class Driver:
         return int(re.findall(r"going on after step (\d+)", self.said)[-1])
 
     def newest_worker(self) -> psutil.Process:
-        """The Ray Train worker that was started last, as soon as there is one; those of an earlier start may be dying."""
+        """The Ray Train worker that was started last, as soon as there is one; earlier ones may still be dying."""
         found: list[psutil.Process] = []
 
         def there() -> bool:
