@@ -1,7 +1,7 @@
 """The command `agentmill`. Parse first, import the heavy code after: `--help` answers at once.
 
-Exit codes: 0 done, 1 a check failed (doctor, domain check, redteam, bench chaos), 2 an error that the user can put
-right (a message, never a traceback), 130 stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 done, 1 a check failed (doctor, domain check, redteam, bench chaos, bench resume), 2 an error that the
+user can put right (a message, never a traceback), 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import signal
@@ -533,6 +533,38 @@ def bench_training(
         settings = read(config, assignments or [])
         run = training(place, found, settings, stages or list(DEFAULTS), device, sizes, model, results)
     print(f"agentmill figures {run.root} bench.training")
+
+
+@bench_app.command("resume")
+def bench_resume(
+    config: BenchConfigArg = None,
+    source: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="a run whose corpora are trained on (default: made here)")
+    ] = None,
+    stages: Annotated[
+        list[str] | None, typer.Option("--stage", help="cpt, sft or dpo; again for another (default: all)")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
+    ] = "shipped",
+    steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 60,
+    kills: Annotated[int, typer.Option(min=1, help="kills of each, workers and driver mixed")] = 3,
+    seed: Annotated[int, typer.Option(help="decides when is killed")] = 7,
+    device: DeviceOption = None,
+    folder: FolderOption = None,
+    assignments: SetOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Kill stages at random steps and compare every loss with the same left alone; exit code 1 over 1e-4."""
+    from cluster.training_benches import DEFAULTS, read, resume
+
+    found = find_run(source, runs) if source else None
+    with _folder(folder) as place:
+        chosen, settings = stages or list(DEFAULTS), read(config, assignments or [])
+        run, same = resume(place, found, settings, chosen, device, model=model, steps=steps, kills=kills, seed=seed)
+    print(f"agentmill figures {run.root} train")
+    if not same:
+        raise typer.Exit(1)
 
 
 @bench_app.command("adaptation")

@@ -18,6 +18,7 @@ import torch.distributed
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
@@ -107,13 +108,14 @@ def _fit(job: Job, objective: Objective, stopping: StopWhenTold) -> dict[str, An
     if stopping.why or stopping.told():
         return {"stopped": stopping.why, "step": trainer.state.global_step}
     _save(trainer, job)
-    scores = {}
+    steps, scores = trainer.state.global_step, {}
+    del trainer  # its optimizer leaves the memory to the scoring
     for name, folder in (("start", job.start), ("end", job.trained)):
         if stopping.told():
-            return {"stopped": stopping.why, "step": trainer.state.global_step}
+            return {"stopped": stopping.why, "step": steps}
         scores[name] = score_folder(job, objective, folder)
     if _rank() == 0:
-        result = {"steps": trainer.state.global_step, "scores": scores}
+        result = {"steps": steps, "scores": scores}
         atomic_write_text(job.finished, json.dumps(result, indent=2) + "\n")
     torch.distributed.barrier()
     return {}
@@ -210,6 +212,7 @@ def _save(trainer: Any, job: Job) -> None:
     """The trained model as a plain folder; all ranks take part, since ZeRO 3 gathers the weights from them."""
     saved = Path(str(trainer.args.output_dir)) / "saved"
     trainer.save_model(str(saved))
+    unset_hf_deepspeed_config()  # under ZeRO 3, models that are loaded from here on would be cut up among the ranks
     if _rank() == 0:
         shutil.rmtree(job.trained, ignore_errors=True)
         if job.settings.lora is None:

@@ -27,13 +27,13 @@ from raytrain.worker import TrainingFailed
 from tests.survival import driver, largest_difference, losses
 from tests.tiny_llama import write_tiny_llama
 
-STEPS, SAVE_EVERY = 64, 8
+STEPS, SAVE_EVERY = 120, 8
 SETTINGS = SftSettings(
     worker=WorkerSettings(workers=2, threads=1, device="cpu"),
     lora=LoraSettings(rank=8, alpha=16),
     learning_rate=1e-2,
     max_steps=STEPS,
-    tokens_per_batch=640,
+    tokens_per_batch=320,
     max_length=256,
     save_every_steps=SAVE_EVERY,
 )
@@ -194,11 +194,13 @@ def disturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Dist
     folder = tmp_path_factory.mktemp("disturbed")
     run = new_run(folder / "run")
     with driver(run, "sft", SETTINGS, folder / "first") as first:
+        worker = first.newest_worker()
         first.wait_for_step(1)
-        first.newest_worker().terminate()
+        worker.terminate()
         first.wait_for_line("going on after step")
-        first.wait_for_step(first.steps() + 2)
-        first.newest_worker().kill()
+        worker = first.newest_worker()
+        first.wait_for_step(first.going_on_after() + 1)
+        worker.kill()
         first.wait_for_line("going on after step", times=2)
         first.wait_for_step(2 * SAVE_EVERY + 2)
         first.kill()
@@ -209,7 +211,7 @@ def disturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Dist
     os.truncate(shard, shard.stat().st_size // 2)
     with driver(run, "sft", SETTINGS, folder / "second") as second:
         second.wait_for_line("going on after step")
-        second.wait_for_step(second.steps() + 1)
+        second.wait_for_step(second.going_on_after() + 1)
         second.process.terminate()
         code = second.end()
     alone = SETTINGS.model_copy(update={"worker": SETTINGS.worker.model_copy(update={"workers": 1})})
