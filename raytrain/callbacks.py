@@ -58,6 +58,7 @@ class StepLog(TrainerCallback):
             "seconds": round(seconds, 3),
             "tokens_per_s": round(tokens / max(seconds - before, 1e-9), 1),
             "memory_gib": round(peak_memory_gib(), 3),
+            **{key: value for key, value in logs.items() if "/" in key},  # what the stage's trainer adds, by group
         }
         self._last = (state.global_step, seconds)
         with self._file.open("a", encoding="utf-8") as stream:

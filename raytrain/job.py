@@ -17,9 +17,9 @@ from raytrain.hardware import Placement
 from raytrain.resize import redeal, rounds
 from raytrain.settings import StageSettings
 
-TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "general"
+TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "sft_heldout", "general"
 CHECKPOINTS = "ray"
-SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL)
+SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Job:
 
     @property
     def sets(self) -> dict[str, Path]:
-        """Folders of tokenised rows by name; public_heldout is there only with public data."""
+        """Folders of tokenised rows by name; public_heldout is there only with public data, sft_heldout only in dpo."""
         folders = {name: self.work / "rows" / name for name in SETS}
         return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
@@ -99,17 +99,17 @@ class Job:
         """Batches that each worker takes for a step."""
         return rounds(self.begun_with * self.settings.accumulate, self.settings.worker.workers)
 
-    def plan(self, lengths: Int64) -> Plan:
-        """The batches of the whole run over rows of these lengths, cut to `max_steps`."""
+    def plan(self, costs: Int64) -> Plan:
+        """The batches of the whole run over items of these padded tokens, cut to `max_steps`."""
         settings, begun_with = self.settings, self.begun_with
         batches = begun_with * settings.accumulate
-        plan = plan_batches(lengths, settings.tokens_per_batch, begun_with, settings.epochs, self.seed)
+        plan = plan_batches(costs, settings.tokens_per_batch, begun_with, settings.epochs, self.seed)
         plan = plan if settings.max_steps is None else plan[: settings.max_steps * batches]
         return plan if settings.worker.workers == begun_with else redeal(plan, batches, settings.worker.workers)
 
-    def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:
-        """Real tokens of each step, over all ranks and accumulated batches."""
-        each = [int(lengths[batch].sum()) if batch else 0 for batch in plan]
+    def step_tokens(self, tokens: Int64, plan: Plan) -> list[int]:
+        """Real tokens of each step, over all ranks and accumulated batches, from the real tokens of each item."""
+        each = [int(tokens[batch].sum()) if batch else 0 for batch in plan]
         size = self._batches_per_step
         return [sum(each[i : i + size]) for i in range(0, len(each), size)]
 

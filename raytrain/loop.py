@@ -16,8 +16,7 @@ import torch
 import torch.distributed
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
-from trl.trainer.sft_config import SFTConfig
+from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
@@ -25,15 +24,15 @@ from raytrain.blend import blend_folder
 from raytrain.callbacks import StepLog
 from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
-from raytrain.hardware import Placement
 from raytrain.job import HELDOUT, TRAIN, Job
 from raytrain.merge import merge_adapter
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
+from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
 from raytrain.settings import MergeSettings
 from raytrain.stopping import StopWhenTold
-from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
+from raytrain.trainer import deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
 Measured = dict[str, dict[str, list[float]]]  # measure -> group -> [total, count]
@@ -49,6 +48,7 @@ def train(job: Job) -> dict[str, Any]:
     if job.placement.device == "cpu":
         skip_shared_memory_op()
     objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    objective.begin(job)
     stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
     if stopped:
         return stopped
@@ -96,16 +96,16 @@ def _rank() -> int:
     return int(ray.train.get_context().get_world_rank())
 
 
-def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> CompletionTrainer:
+def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> Any:
     rows = TokenRows.load(job.sets[TRAIN])
-    plan = job.plan(rows.lengths)
+    plan = job.plan(rows.item_costs)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
-    log = StepLog(job.log, job.step_tokens(rows.lengths, plan))
+    log = StepLog(job.log, job.step_tokens(rows.item_tokens, plan))
     trainer = objective.trainer(
         model=_model(job, objective),
-        args=_arguments(job, _output_folder(), start),
-        data_collator=objective.collator(rows, _pad_id(tokenizer)),
+        args=_arguments(job, objective, _output_folder(), start),
+        data_collator=objective.collator(job, rows, _pad_id(tokenizer)),
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
         callbacks=[report, log, stopping],
@@ -117,7 +117,7 @@ def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTol
 def _model(job: Job, objective: Objective) -> Any:
     set_seed(job.seed)
     lora = job.settings.lora
-    model = _load(job.start, job.placement)
+    model = load_model(job.start, job.placement)
     objective.prepare(model)
     if lora is None:
         return model
@@ -129,12 +129,6 @@ def _model(job: Job, objective: Objective) -> Any:
         target_modules=list(job.targets),
     )
     return get_peft_model(model, config, autocast_adapter_dtype=False)
-
-
-def _load(folder: Path, placement: Placement) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=placement.dtype, attn_implementation=placement.attention, local_files_only=True
-    )
 
 
 def _pad_id(tokenizer: Any) -> int:
@@ -151,9 +145,9 @@ def _output_folder() -> str:
     return str(folder)
 
 
-def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
+def _arguments(job: Job, objective: Objective, output: str, start: Start) -> Any:
     settings = job.settings
-    return SFTConfig(
+    return objective.config(
         output_dir=output,
         deepspeed=deepspeed_config(settings.worker, job.placement.precision, resized=start.resized),
         bf16=job.placement.precision == "bf16",
@@ -163,11 +157,9 @@ def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
         per_device_train_batch_size=1,  # one planned batch
         gradient_accumulation_steps=job.accumulate,
         train_sampling_strategy="sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
-        max_length=None,
         gradient_checkpointing=settings.worker.gradient_checkpointing,
         optim="adamw_torch_fused",
         learning_rate=settings.learning_rate,
@@ -181,10 +173,11 @@ def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
         logging_steps=settings.log_every_steps,
         disable_tqdm=True,
         report_to="none",
+        **objective.fields(job),
     )
 
 
-def _save(trainer: CompletionTrainer, job: Job) -> None:
+def _save(trainer: Any, job: Job) -> None:
     """The trained model as a plain folder; all ranks take part, since ZeRO 3 gathers the weights from them."""
     saved = Path(str(trainer.args.output_dir)) / "saved"
     trainer.save_model(str(saved))
@@ -202,9 +195,7 @@ def _save(trainer: CompletionTrainer, job: Job) -> None:
 @torch.no_grad()
 def score_folder(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
     """What is measured of the model in `folder`, by held-out set; every rank takes its share and has the whole."""
-    model = _load(folder, job.placement).eval()
-    if job.placement.device == "gpu":
-        model.to(torch.device("cuda", torch.cuda.current_device()))
+    model = load_for_scoring(folder, job.placement)
     heldout = {name: TokenRows.load(path) for name, path in job.sets.items() if name != TRAIN}
     measures = {HELDOUT: objective.measure}
     return {name: _score(model, rows, job, measures.get(name, loss_sums)) for name, rows in heldout.items()}

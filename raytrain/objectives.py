@@ -10,14 +10,22 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.sft_config import SFTConfig
 
-from raytrain.batches import Collator, in_order
+from raytrain.batches import Collator, Share, in_order
 from raytrain.data import TokenRows
 from raytrain.job import Job
+from raytrain.preference import (
+    PreferenceTrainer,
+    compute_references,
+    pair_sums,
+    preference_collator,
+    preference_fields,
+)
 from raytrain.trainer import CompletionTrainer, completion_losses, score_completions
 
 Sums = dict[str, torch.Tensor]
-Share = Callable[[list[list[int]]], list[list[int]]]
 Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
 
 
@@ -25,15 +33,19 @@ Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
 class Objective:
     """One stage's part of the loop.
 
-    `prepare` changes a loaded model before adapters are put on; `measure` looks at the held-out rows of the stage's own
-    corpus (other sets are measured by their loss) and returns, for this rank's share of the batches, the sums
-    [number of groups, 2] (total, count) of each measure.
+    `begin` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
+    `fields` what it is told beyond what every stage is told. `prepare` changes a loaded model before adapters are put
+    on; `measure` looks at the held-out rows of the stage's own corpus (other sets are measured by their loss) and
+    returns, for this rank's share of the batches, the sums [number of groups, 2] (total, count) of each measure.
     """
 
-    trainer: type[CompletionTrainer]
-    prepare: Callable[[PreTrainedModel], None]
-    collator: Callable[[TokenRows, int], Any]
+    trainer: type[Any]
+    config: type[Any]
+    fields: Callable[[Job], dict[str, Any]]
+    collator: Callable[[Job, TokenRows, int], Any]
     measure: Measure
+    prepare: Callable[[PreTrainedModel], None] = lambda model: None
+    begin: Callable[[Job], None] = lambda job: None
 
 
 def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -> Sums:
@@ -54,8 +66,18 @@ def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -
 
 COMPLETIONS = Objective(
     trainer=CompletionTrainer,
-    prepare=score_completions,
-    collator=Collator,
+    config=SFTConfig,
+    fields=lambda job: {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None},
+    collator=lambda job, rows, pad_id: Collator(rows, pad_id),
     measure=loss_sums,
+    prepare=score_completions,
 )
-OBJECTIVES = {"sft": COMPLETIONS, "cpt": COMPLETIONS}
+PREFERENCES = Objective(
+    trainer=PreferenceTrainer,
+    config=DPOConfig,
+    fields=preference_fields,
+    collator=preference_collator,
+    measure=pair_sums,
+    begin=compute_references,
+)
+OBJECTIVES = {"sft": COMPLETIONS, "cpt": COMPLETIONS, "dpo": PREFERENCES}
