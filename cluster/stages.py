@@ -106,7 +106,7 @@ def _sft(run: Run, config: RunConfig) -> None:
 
 
 def _dpo(run: Run, config: RunConfig) -> None:
-    dpo = import_module("raytrain.dpo")
+    from raytrain import dpo
 
     assert config.dpo is not None
     dpo.run(run, config.dpo, start=chain.start_of(config, "dpo"), seed=config.seed)
