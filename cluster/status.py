@@ -42,7 +42,12 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
     run = Run.open(root) if (root / "run.json").is_file() else Run(root.absolute(), {})
     table = Table("stage", "would", "because", title=f"{root} (dry run)", title_justify="left")
     again: set[str] = set()
-    for stage in select(run, config, first, last):
+    chosen = select(run, config, first, last)
+    for stage in STAGES:
+        if chain.left_out(config, stage.name):
+            table.add_row(stage.name, "leave out", "null in the configuration")
+        if stage not in chosen:
+            continue
         decision = decide(run, config, stage, force=first is not None)
         verdict, reason = decision.verdict, decision.reason
         upstream = sorted(again & set(needs_of(stage, config)))
