@@ -123,8 +123,11 @@ def print_result(run: Run) -> None:
     page = run.root / "report" / "index.html"
     if page.is_file():
         console.print(f"report   {page}", highlight=False, soft_wrap=True)
-    if any(run.completed(stage) for stage in chain.TRAINED):
-        console.print(f"serve it with `agentmill serve {run.name}`, then `agentmill chat`", highlight=False)
+    trained = [stage for stage in chain.TRAINED if not chain.left_out_of(run, stage)]
+    done = [stage for stage in trained if run.completed(stage)]
+    if done:
+        which = "" if done[-1] == trained[-1] else f" --stage {done[-1]}"
+        console.print(f"serve it with `agentmill serve {run.name}{which}`, then `agentmill chat`", highlight=False)
 
 
 def _how_far(run: Run, stage: Stage, attempts: int) -> str:
