@@ -44,7 +44,7 @@ def train(job: Job) -> dict[str, Any]:
     if job.placement.device == "cpu":
         skip_shared_memory_op()
     objective = OBJECTIVES[job.stage]
-    objective.begin(job)
+    objective.before(job)
     start = begin(job)
     stopping = StopWhenTold(job.stop, job.note)
     trainer = _trainer(job, objective, start, stopping)
