@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -269,6 +269,18 @@ def figures(
     print(json.dumps({key: figure.model_dump(mode="json") for key, figure in chosen.items()}, indent=2))
 
 
+@app.command()
+def compare(
+    run: RunArg = "local",
+    markdown: Annotated[bool, typer.Option("--markdown", help="as a Markdown table")] = False,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Show the evaluated models of a run side by side, and where they differ by more than chance."""
+    from cluster.comparison import print_models
+
+    print_models(find_run(run, runs), as_markdown=markdown)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def base(context: typer.Context) -> None:
     """Make the base model that ships with the project again (hours; options go to raytrain.base.make)."""
@@ -323,6 +335,13 @@ FolderOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="where the runs are made and stay (default: a temporary folder)")
 ]
 
+BenchConfigArg = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG]", help="a YAML file with the stages' settings (default: defaults)")
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "gpu"] | None, typer.Option(help="where workers compute, in place of the settings")
+]
+
 
 @bench_app.command("large")
 def bench_large(
@@ -370,6 +389,27 @@ def _folder(given: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
+@bench_app.command("base")
+def bench_base(
+    corpora: RunArg,
+    bases: Annotated[
+        list[Path], typer.Argument(metavar="BASE...", help="model folders; a folder's name is its base's")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="steps of fine-tuning")] = 150,
+    runs: RunsOption = RUNS,
+    folder: FolderOption = None,
+) -> None:
+    """Fine-tune several bases for as long on a run's corpora: the loss of each agent before and after."""
+    from benchmarks.bases import bench_bases as bench
+    from cluster.session import ray_session
+    from raytrain.settings import SftSettings
+
+    found = find_run(corpora, runs)
+    with _folder(folder) as place, ray_session():
+        run = bench(found, {base.name: base for base in bases}, SftSettings(max_steps=steps), place, seed=0)
+    print(f"agentmill figures {run.root} bench.base")
+
+
 @bench_app.command("fidelity")
 def bench_fidelity(
     domain: Annotated[str, typer.Option(help="a domain pack with an expert")] = "automotive",
@@ -399,6 +439,64 @@ def bench_simulation(
 
     run = bench(domain, conversations, repeats, seconds)
     print(f"agentmill figures {run.root} simulate.endpoint")
+
+
+@bench_app.command("training")
+def bench_training(
+    config: BenchConfigArg = None,
+    source: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="a run whose corpora are trained on (default: made here)")
+    ] = None,
+    stages: Annotated[
+        list[str] | None, typer.Option("--stage", help="cpt, sft or dpo; again for another (default: all)")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
+    ] = "shipped",
+    steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 40,
+    warm: Annotated[int, typer.Option(min=1, help="of these, the first that are not counted")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="turns of each side; the median counts")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="a look: one turn of 12 steps")] = False,
+    device: DeviceOption = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write machine, versions and figures there too, as JSON")
+    ] = None,
+    folder: FolderOption = None,
+    assignments: SetOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Tokens per second of the stages that train, beside plain TRL on the same rows; with packing too."""
+    from benchmarks.training import Sizes
+    from cluster.training_benches import DEFAULTS, read, training
+
+    sizes = Sizes(12, 3, 1) if quick else Sizes(steps, warm, repeats)
+    found = find_run(source, runs) if source else None
+    with _folder(folder) as place:
+        settings = read(config, assignments or [])
+        run = training(place, found, settings, stages or list(DEFAULTS), device, sizes, model, results)
+    print(f"agentmill figures {run.root} bench.training")
+
+
+@bench_app.command("adaptation")
+def bench_adaptation(
+    config: BenchConfigArg = None,
+    steps: Annotated[int, typer.Option(min=1, help="steps of the two trainings")] = 400,
+    search_steps: Annotated[int, typer.Option(min=1, help="steps of those that choose a learning rate")] = 40,
+    conversations: Annotated[int, typer.Option(min=20, help="conversations whose calls are trained on")] = 700,
+    tests: Annotated[int, typer.Option(min=1, help="calls of each agent that are asked under each condition")] = 120,
+    quick: Annotated[bool, typer.Option("--quick", help="a look: 12 steps, one learning rate, few calls")] = False,
+    device: DeviceOption = None,
+    folder: FolderOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """LoRA against training all weights, asked under other system prompts and with other tools than in training."""
+    from benchmarks.adaptation import QUICK, Extent
+    from cluster.training_benches import adaptation, read
+
+    extent = QUICK if quick else Extent(conversations, per_agent=tests, steps=steps, search_steps=search_steps)
+    with _folder(folder) as place:
+        run = adaptation(place, read(config, assignments or []), device, extent)
+    print(f"agentmill figures {run.root} bench.adaptation")
 
 
 def find_run(name: str, runs: Path) -> "Run":

@@ -25,14 +25,16 @@ MARKS = {"ok": "ok", "note": "note", "missing": "MISSING"}
 REQUIRED = {
     "pydantic-monty": "every stage that runs plans",
     "pyarrow": "every stage",
-    "ray": "simulate, refine, sft, evaluate, serve",
-    "torch": "base, sft, evaluate, serve",
-    "transformers": "base, sft, evaluate, serve",
-    "peft": "sft",
-    "trl": "sft",
-    "deepspeed": "sft",
-    "datasets": "sft",
-    "accelerate": "sft",
+    "ray": "simulate, refine, cpt, sft, dpo, evaluate, serve",
+    "torch": "cpt, sft, dpo, evaluate, serve",
+    "transformers": "cpt, sft, dpo, evaluate, serve",
+    "safetensors": "expand, cpt, sft, dpo",
+    "peft": "sft, dpo, and cpt with an adapter",
+    "trl": "cpt, sft, dpo",
+    "deepspeed": "cpt, sft, dpo",
+    "datasets": "cpt, sft, dpo",
+    "accelerate": "cpt, sft, dpo",
+    "scipy": "evaluate",
 }
 REINSTALL = "run `make .venv` in the project's folder"
 # Versions that were seen to fail together; ray's own extra names the vLLM that it works with.

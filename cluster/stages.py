@@ -86,7 +86,7 @@ def _base(run: Run, config: RunConfig) -> None:
 
 
 def _expand(run: Run, config: RunConfig) -> None:
-    expand = import_module("raytrain.expand")
+    from raytrain import expand
 
     assert config.expand is not None
     expand.run(run, config.expand, start=chain.start_of(config, "expand"))
@@ -225,7 +225,6 @@ STAGES: tuple[Stage, ...] = (
         owns=("models/expanded",),
         figures=("train.expand",),
         memory_gib=0.5,
-        ray=False,
     ),
     Stage(
         name="cpt",
@@ -284,7 +283,16 @@ STAGES: tuple[Stage, ...] = (
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
         needs=("simulate", "gate", "refine", "corpora", *chain.MADE, "evaluate"),
-        sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate", "cluster.view"),
+        sources=(
+            "cluster.report",
+            "cluster.charts",
+            "cluster.comparison",
+            "cluster.evidence",
+            "cluster.gate",
+            "cluster.shown",
+            "cluster.training",
+            "cluster.view",
+        ),
         owns=("report",),
         figures=("report",),
         memory_gib=0.3,

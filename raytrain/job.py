@@ -2,7 +2,9 @@
 
 Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
 (checkpoints), stop (left by a driver that was told to stop), notes.txt (what the workers have to say to the user),
-trained/ (the trained model, adapters merged), result.json (written last: what stands beside it is whole).
+trained/ (the trained model, adapters merged) with trained.json beside it (written last: what it stands for is whole),
+merged/ (trained/ merged with the start, where that is asked for) and result-<digest>.json (written after it). rows,
+trained and the step log stay after the stage, so that another merge needs no training.
 """
 
 import os
@@ -23,10 +25,13 @@ SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL)
 @dataclass(frozen=True)
 class Job:
     """One run of a training stage. `start` is the model folder that it starts from; `targets` are the module names
-    that get an adapter, none where the weights themselves are trained. `begun_with` is the number of workers that the
-    run was begun with: it decides what a step is, and `settings.worker.workers` only who computes it."""
+    that get an adapter, none where the weights themselves are trained. The name of `work` is the digest of all that
+    decides the training; `digest` is of the model that is published, the merge included. `begun_with` is the number of
+    workers that the run was begun with: it decides what a step is, and `settings.worker.workers` only who computes it.
+    """
 
     stage: str
+    digest: str
     work: Path
     start: Path
     log: Path
@@ -47,8 +52,28 @@ class Job:
         return self.work / "trained"
 
     @property
+    def finished(self) -> Path:
+        """Steps and scores of the trained model."""
+        return self.work / "trained.json"
+
+    @property
+    def steps(self) -> Path:
+        """A copy of the finished training's step log."""
+        return self.work / "steps.jsonl"
+
+    @property
+    def merged(self) -> Path:
+        return self.work / "merged"
+
+    @property
+    def model(self) -> Path:
+        """What is published."""
+        return self.merged if self.settings.merge else self.trained
+
+    @property
     def result(self) -> Path:
-        return self.work / "result.json"
+        """Steps and scores of what is published and what it was made from."""
+        return self.work / f"result-{self.digest}.json"
 
     @property
     def storage(self) -> Path:

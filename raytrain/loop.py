@@ -1,8 +1,9 @@
 """What each worker of a training stage does: train, put the result together, score held-out rows.
 
 Runs inside a Ray Train worker; torch and the trainer are imported here and nowhere in the driver. Rank 0 leaves the
-trained model and `result.json` in the work folder; result.json is written last and atomically, so that what stands
-beside it is whole. What differs between the stages is in `raytrain.objectives`.
+trained model in the work folder (see `raytrain.job`), merged with its start where that is asked for; the files that say
+so are written last and atomically, so that what they stand for is whole. What differs between the stages is in
+`raytrain.objectives`.
 """
 
 import json
@@ -19,14 +20,17 @@ from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, set_se
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
+from raytrain.blend import blend_folder
 from raytrain.callbacks import StepLog
 from raytrain.data import TokenRows
+from raytrain.folders import copy_tokenizer
 from raytrain.job import HELDOUT, TRAIN, Job
-from raytrain.merge import copy_tokenizer, merge_adapter
+from raytrain.merge import merge_adapter
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
 from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
+from raytrain.settings import MergeSettings
 from raytrain.stopping import StopWhenTold
 from raytrain.trainer import deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
@@ -43,10 +47,34 @@ def train(job: Job) -> dict[str, Any]:
     attention.register()
     if job.placement.device == "cpu":
         skip_shared_memory_op()
-    objective = OBJECTIVES[job.stage]
+    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
     objective.before(job)
+    stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
+    if stopped:
+        return stopped
+    result = json.loads(job.finished.read_text(encoding="utf-8"))
+    if job.settings.merge is not None:
+        blended(job.start, job.trained, job.merged, job.settings.merge)
+        scores = result["scores"]
+        result["scores"] = {"start": scores["start"], "trained": scores["end"]}
+        result["scores"]["end"] = score_folder(job, objective, job.merged)
+    if _rank() == 0:
+        atomic_write_text(job.result, json.dumps(result, indent=2) + "\n")
+    return {}
+
+
+def blended(start: Path, trained: Path, out: Path, settings: MergeSettings) -> None:
+    """Rank 0 writes the merge of `start` and `trained` to `out`, a folder that is made anew; all ranks wait for it."""
+    if _rank() == 0:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        blend_folder(start, trained, out, settings)
+    torch.distributed.barrier()
+
+
+def _fit(job: Job, objective: Objective, stopping: StopWhenTold) -> dict[str, Any]:
+    """Train, or go on with it, and leave the trained model and its scores in the work folder; returns as `train`."""
     start = begin(job)
-    stopping = StopWhenTold(job.stop, job.note)
     trainer = _trainer(job, objective, start, stopping)
     trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     if stopping.why or stopping.told():
@@ -56,10 +84,11 @@ def train(job: Job) -> dict[str, Any]:
     for name, folder in (("start", job.start), ("end", job.trained)):
         if stopping.told():
             return {"stopped": stopping.why, "step": trainer.state.global_step}
-        scores[name] = _scores(job, objective, folder)
+        scores[name] = score_folder(job, objective, folder)
     if _rank() == 0:
         result = {"steps": trainer.state.global_step, "scores": scores}
-        atomic_write_text(job.result, json.dumps(result, indent=2) + "\n")
+        atomic_write_text(job.finished, json.dumps(result, indent=2) + "\n")
+    torch.distributed.barrier()
     return {}
 
 
@@ -164,8 +193,8 @@ def _save(trainer: Any, job: Job) -> None:
 
 
 @torch.no_grad()
-def _scores(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
-    """What is measured of the model in `folder`, by held-out set."""
+def score_folder(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
+    """What is measured of the model in `folder`, by held-out set; every rank takes its share and has the whole."""
     model = load_for_scoring(folder, job.placement)
     heldout = {name: TokenRows.load(path) for name, path in job.sets.items() if name != TRAIN}
     measures = {HELDOUT: objective.measure}

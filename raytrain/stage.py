@@ -2,14 +2,15 @@
 
 Reads corpora/<stage>/{train,heldout}.parquet, public_heldout.parquet where public data was mixed in, what else the
 stage looks at, and the model that it starts from. Killed at any point, it goes on from the newest checkpoint in
-checkpoints/<stage>/<digest>, where the digest covers the inputs, every setting that changes the result and this
-package's code; when models/<stage> is in place, that folder is removed. A models/<stage> of the same digest is the
-result already.
+checkpoints/<stage>/<digest>, where the digest covers the inputs, every setting that changes the training and this
+package's code; when models/<stage> is in place, the checkpoints are removed and the trained model stays, so that other
+`merge` settings are only merged. A models/<stage> made from the same is the result already.
 
 Records train.<stage>.{steps,loss,seconds,tokens_per_s,tokens,peak_gib}, and what the objective measures of held-out
 rows: train.<stage>.<set>_<measure>, by group as well, train.<stage>.<group>.<set>_<measure>, for the set heldout and
-where a set has several groups; of the model that the stage started from the same under train.<stage>.start. How long
-the rows are is said before training and stands in the model's manifest.
+where a set has several groups; of the model that the stage started from the same under train.<stage>.start, and of the
+trained one before a merge under train.<stage>.trained. How long the rows are is said before training and stands in the
+model's manifest.
 """
 
 import json
@@ -27,11 +28,12 @@ from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_dir, atomic_write_text, digest_json, digest_path
 from raytrain.batches import padded_tokens
 from raytrain.data import TokenRows
+from raytrain.folders import publish, read_manifest
 from raytrain.general import general_rows
 from raytrain.hardware import place
 from raytrain.job import GENERAL, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
 from raytrain.lengths import LengthReport
-from raytrain.merge import MANIFEST, check_targets, publish
+from raytrain.merge import check_targets
 from raytrain.settings import StageSettings
 from raytrain.steplog import read_steps
 from raytrain.worker import launch, watched
@@ -66,8 +68,13 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
     """
     job = _job(run, stage, settings, start, seed)
     target = run.path("models", stage.name)
-    if not job.work.exists() and _digest_of(target) == job.work.name:
-        say(stage.name, f"models/{stage.name} is the result of these inputs and settings already; remove it to redo it")
+    if not job.result.is_file() and read_manifest(target).get("digest") == job.digest:
+        say(
+            stage.name,
+            f"models/{stage.name} is the result of these inputs and settings already; remove checkpoints/{stage.name} "
+            f"and it to train again",
+        )
+        _clear_work(job)
         return
     _clear_other_work(job)
     _prepare(run, stage, job)
@@ -75,9 +82,9 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
     if not job.result.is_file():
         _train(job)
     result = json.loads(job.result.read_text(encoding="utf-8"))
-    publish(job.trained, target, _manifest(job, result))
+    publish(job.model, target, _manifest(job, result))
     _record(run, stage, job, result)
-    shutil.rmtree(job.work)
+    _clear_work(job)
     say(stage.name, f"models/{stage.name} is in place after {duration(time.monotonic() - started)}")
 
 
@@ -88,19 +95,23 @@ def _job(run: Run, stage: Stage, settings: StageSettings, start: str, seed: int)
     targets = check_targets(begin, settings.lora.targets) if settings.lora else ()
     inputs = {name: digest_path(file) for name, (file, _) in _corpora(run, stage).items()}
     code = [digest_path(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
-    digest = digest_json(
-        {"in": inputs, "start": digest_path(begin), "settings": settings.deciding(), "seed": seed, "code": code}
+    deciding = settings.deciding()
+    merge = deciding.pop("merge")
+    training = digest_json(
+        {"in": inputs, "start": digest_path(begin), "settings": deciding, "seed": seed, "code": code}
     )
+    work = run.path("checkpoints", stage.name, training[:16])
     return Job(
         stage=stage.name,
-        work=run.path("checkpoints", stage.name, digest[:16]),
+        digest=digest_json([training, merge])[:16],
+        work=work,
         start=begin,
         log=run.path("logs", f"{stage.name}.jsonl"),
         settings=settings,
         placement=place(settings.worker, ray.cluster_resources()),
         targets=targets,
         seed=seed,
-        begun_with=_begun_with(run.path("checkpoints", stage.name, digest[:16]), settings),
+        begun_with=_begun_with(work, settings),
     )
 
 
@@ -118,33 +129,49 @@ def _corpora(run: Run, stage: Stage) -> dict[str, tuple[Path, Tokenise]]:
     return own | {name: (folder / f, how) for name, (f, how) in optional.items() if (folder / f).is_file()}
 
 
-def _digest_of(model: Path) -> str | None:
-    """What the model in this folder was made from, as its manifest says; None where there is none."""
-    manifest = model / MANIFEST
-    return str(json.loads(manifest.read_text(encoding="utf-8"))["digest"]) if manifest.is_file() else None
-
-
 def _clear_other_work(job: Job) -> None:
-    """Remove what a run with other inputs or settings left unfinished."""
+    """Remove what a run with other inputs or settings left."""
     for other in job.work.parent.iterdir() if job.work.parent.is_dir() else ():
         if other != job.work:
-            say(job.stage, f"inputs or settings changed: removing the unfinished checkpoints/{job.stage}/{other.name}")
+            say(job.stage, f"inputs or settings changed: removing checkpoints/{job.stage}/{other.name}")
             shutil.rmtree(other)
 
 
+def _clear_work(job: Job) -> None:
+    """Remove what only an unfinished stage needs; rows, trained model and step log stay."""
+    if job.finished.is_file() and job.log.is_file():
+        shutil.copyfile(job.log, job.steps)
+    stay = {job.work / "rows", job.trained, job.finished, job.steps, job.work / BEGUN}
+    results = list(job.work.glob("result-*.json"))  # first: what they stand for goes with the rest
+    for path in [*results, *(job.work.iterdir() if job.work.is_dir() else ())]:
+        if path not in stay:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def _prepare(run: Run, stage: Stage, job: Job) -> None:
-    """Tokenise every corpus into the work folder, say what was found, and take a fixed sample of held-out rows."""
-    if (job.work / "rows").is_dir():
-        return
+    """Tokenise every corpus into the work folder, once, and record what was found."""
+    folder = job.work / "rows"
+    if not folder.is_dir():
+        _tokenise(run, stage, job, folder)
+    prefix = f"train.{job.stage}"
+    for name, report in json.loads((folder / LENGTHS).read_text(encoding="utf-8")).items():
+        run.record(f"{prefix}.{name}_rows", report["kept"], n=report["rows"])
+        run.record(f"{prefix}.{name}_dropped", report["over"], n=report["rows"])
+        for source, count in report["sources"].items():
+            run.record(f"{prefix}.{name}_rows.{source}", count, n=report["rows"])
+
+
+def _tokenise(run: Run, stage: Stage, job: Job, target: Path) -> None:
+    """Tokenise, say what was found, and take a fixed sample of held-out rows."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     settings = job.settings
     lengths: dict[str, Any] = {}
-    with atomic_dir(job.work / "rows") as folder:
+    with atomic_dir(target) as folder:
         for name, (file, tokenise) in _corpora(run, stage).items():
             rows, report = tokenise(file, tokenizer, settings)
-            _tell(run, job.stage, name, report)
+            _tell(job.stage, name, report)
             lengths[name] = report.as_dict()
             if name != TRAIN and rows.items > settings.heldout_rows:
                 draw = np.random.default_rng(job.seed).choice(rows.items, settings.heldout_rows, replace=False)
@@ -154,18 +181,20 @@ def _prepare(run: Run, stage: Stage, job: Job) -> None:
         atomic_write_text(folder / LENGTHS, json.dumps(lengths))
 
 
-def _tell(run: Run, stage: str, name: str, report: LengthReport) -> None:
-    """Say how long the rows of a set are, by group for what is trained on, and record what is left out."""
+def _tell(stage: str, name: str, report: LengthReport) -> None:
+    """Say how long the rows of a set are, by group for what is trained on."""
     say(stage, f"{name}: {report.text()}")
     for line in report.lines() if name == TRAIN else ():
         say(stage, f"  {line}")
-    run.record(f"train.{stage}.{name}_rows", report.kept, n=report.rows)
-    run.record(f"train.{stage}.{name}_dropped", report.over, n=report.rows)
-    for source, count in report.sources.items():
-        run.record(f"train.{stage}.{name}_rows.{source}", count, n=report.rows)
 
 
 def _train(job: Job) -> None:
+    if job.finished.is_file():
+        say(job.stage, f"trained already: {_merge_text(job)}")
+        if not job.log.is_file():
+            shutil.copyfile(job.steps, job.log)
+        _launch(job)
+        return
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.item_costs)
     tokens = job.step_tokens(rows.item_tokens, plan)
@@ -182,15 +211,26 @@ def _train(job: Job) -> None:
         job.log.unlink(missing_ok=True)
         atomic_write_text(job.work / BEGUN, json.dumps({"workers": job.begun_with}))
     with watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes):
-        launch(
-            _loop,
-            {"job": job},
-            label=job.stage,
-            storage=job.storage,
-            stop=job.stop,
-            settings=worker,
-            placement=job.placement,
-        )
+        _launch(job)
+
+
+def _merge_text(job: Job) -> str:
+    merge = job.settings.merge
+    if merge is None:
+        return "no merge, the trained model as it is"
+    return f"{merge.method} merge with models/{job.start.name}, weight {merge.weight:g}"
+
+
+def _launch(job: Job) -> None:
+    launch(
+        _loop,
+        {"job": job},
+        label=job.stage,
+        storage=job.storage,
+        stop=job.stop,
+        settings=job.settings.worker,
+        placement=job.placement,
+    )
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +251,8 @@ def _last_step(log: Path) -> tuple[int, dict[str, object]]:
 def _manifest(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "stage": job.stage,
-        "digest": job.work.name,
+        "digest": job.digest,
+        "training": job.work.name,
         "start": {"model": job.start.name, "digest": digest_path(job.start)},
         "settings": job.settings.model_dump(mode="json"),
         "seed": job.seed,
@@ -234,7 +275,7 @@ def _record(run: Run, stage: Stage, job: Job, result: Mapping[str, Any]) -> None
     run.record(f"{prefix}.tokens_per_s", last["tokens"] / last["seconds"], n=last["tokens"], unit="tokens/s")
     run.record(f"{prefix}.peak_gib", max(row["memory_gib"] for row in steps), unit="GiB a worker")
     for model, sets in result["scores"].items():
-        where = f"{prefix}.start" if model == "start" else prefix
+        where = prefix if model == "end" else f"{prefix}.{model}"
         for name, measures in sets.items():
             units = stage.units if name == HELDOUT else UNITS
             for measure, groups in measures.items():

@@ -57,11 +57,12 @@ def launch(
         # that a kill cut short, or that names a checkpoint that is gone, keeps its controller from starting.
         (storage / RAY_RECORD).unlink(missing_ok=True)
         ended = _fit(_trainer(loop, config, storage, settings, placement), label, stop, settings, storage)
-        if "stopped" not in ended:
-            return
-        say(label, f"{ended['stopped']}: step {ended['step']} is saved")
+        if "stopped" in ended:
+            say(label, f"{ended['stopped']}: step {ended['step']} is saved")
         if stop.exists():
             raise KeyboardInterrupt
+        if "stopped" not in ended:
+            return
 
 
 def _trainer(

@@ -60,7 +60,9 @@ def write_plan(
 
 def _result(rng: Random, step: Step, holds: bool) -> Any:
     if step.rows:
-        rows = [{k: draw_kind(rng, kind) for k, kind in step.returns.items()} for _ in range(rng.choice((1, 2, 2, 3, 3)))]
+        rows = [
+            {k: draw_kind(rng, kind) for k, kind in step.returns.items()} for _ in range(rng.choice((1, 2, 2, 3, 3)))
+        ]
         return rows if holds else []
     values = {key: kind == "yes" or draw_kind(rng, kind) for key, kind in step.returns.items()}
     return values if holds else {key: False for key, kind in step.returns.items() if kind == "yes"}

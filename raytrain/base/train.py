@@ -63,7 +63,9 @@ def loss_of(model: Any, batch: Batch) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         out = model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=unseen, use_cache=False)
     weights = batch.weights[:, 1:]
-    losses = functional.cross_entropy(out.logits[:, :-1].float().flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
+    losses = functional.cross_entropy(
+        out.logits[:, :-1].float().flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none"
+    )
     return (losses * weights.flatten()).sum() / weights.sum()
 
 

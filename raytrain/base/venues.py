@@ -179,7 +179,12 @@ def venues(seed: int = 11) -> tuple[Venue, ...]:
     return tuple(_venue(rng, *_ITEMS[i % len(_ITEMS)]) for i in range(12))
 
 
-_REPLY = {"understander": "with JSON", "planner": "with a plan", "evaluator": "with JSON", "explainer": "to the customer"}
+_REPLY = {
+    "understander": "with JSON",
+    "planner": "with a plan",
+    "evaluator": "with JSON",
+    "explainer": "to the customer",
+}
 
 
 def system_text(agent: str, venue: Venue) -> str:

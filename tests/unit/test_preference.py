@@ -174,8 +174,10 @@ def test_all_weights_against_stored_references_have_the_loss_of_a_second_model(
 
 def test_a_kill_costs_only_the_references_that_were_not_kept(base: Path, pairs: TokenRows, tmp_path: Path) -> None:
     attention.register()
-    settings = DpoSettings(worker=WorkerSettings(workers=1))
-    job = Job("dpo", tmp_path, base, tmp_path / "log", settings, Placement("cpu", 1, "fp32"), (), 1, begun_with=1)
+    job = Job(
+        stage="dpo", digest="d", work=tmp_path, start=base, log=tmp_path / "log", targets=(), seed=1, begun_with=1,
+        settings=DpoSettings(worker=WorkerSettings(workers=1)), placement=Placement("cpu", 1, "fp32"),
+    )  # fmt: skip
     pairs.save(tmp_path / "rows" / "train")
     kept = np.array([np.nan, 7, np.nan, np.nan, 8, np.nan], np.float32)
     reference_file(job, "train").parent.mkdir()
