@@ -52,7 +52,7 @@ def train(job: Job) -> dict[str, Any]:
     if job.placement.device == "cpu":
         skip_shared_memory_op()
     objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
-    objective.begin(job)
+    objective.before(job)
     stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
     if stopped:
         return stopped
