@@ -1,4 +1,4 @@
-"""`agentmill bench base`: what is read of each fine-tuning, and a run without corpora. The fine-tuning has its own tests."""
+"""`agentmill bench base`: what is read of each fine-tuning, and a run without corpora."""
 
 from pathlib import Path
 
