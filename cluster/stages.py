@@ -161,7 +161,7 @@ def _trained(name: str, does: str, run: Callable[[Run, RunConfig], None]) -> Sta
         sources=("agentmill.runs", "raytrain"),
         owns=(f"models/{name}", f"checkpoints/{name}", f"logs/{name}.jsonl"),
         figures=(f"train.{name}",),
-        memory_gib=TRAINING_GIB,
+        memory_gib=4.0,
         keeps=(f"checkpoints/{name}",),
     )
 

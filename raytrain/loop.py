@@ -75,7 +75,7 @@ def try_merges(job: Job, merges: Sequence[MergeSettings], results: Path) -> dict
     prepare_process(job.placement)
     attention.register()
     objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
-    objective.begin(job)
+    objective.before(job)
     for done, merge in enumerate(merges):
         file = results / file_name(merge)
         if file.is_file():
