@@ -44,7 +44,12 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
     run = Run.open(root) if (root / "run.json").is_file() else Run(root.absolute(), {})
     table = Table("stage", "would", "because", title=f"{root} (dry run)", title_justify="left")
     again: set[str] = set()
-    for stage in select(run, config, first, last):
+    chosen = select(run, config, first, last)
+    for stage in STAGES:
+        if chain.left_out(config, stage.name):
+            table.add_row(stage.name, "leave out", "null in the configuration")
+        if stage not in chosen:
+            continue
         decision = decide(run, config, stage, force=first is not None)
         verdict, reason = decision.verdict, decision.reason
         upstream = sorted(again & set(needs_of(stage, config)))
@@ -128,8 +133,11 @@ def print_result(run: Run) -> None:
     page = run.root / "report" / "index.html"
     if page.is_file():
         console.print(f"report   {page}", highlight=False, soft_wrap=True)
-    if any(run.completed(stage) for stage in chain.TRAINED):
-        console.print(f"serve it with `agentmill serve {run.name}`, then `agentmill chat`", highlight=False)
+    trained = [stage for stage in chain.TRAINED if not chain.left_out_of(run, stage)]
+    done = [stage for stage in trained if run.completed(stage)]
+    if done:
+        which = "" if done[-1] == trained[-1] else f" --stage {done[-1]}"
+        console.print(f"serve it with `agentmill serve {run.name}{which}`, then `agentmill chat`", highlight=False)
 
 
 def _how_far(run: Run, stage: Stage, attempts: int) -> str:

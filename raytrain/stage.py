@@ -152,10 +152,10 @@ def _clear_other_work(job: Job) -> None:
 
 
 def _clear_work(job: Job) -> None:
-    """Remove what only an unfinished stage needs; rows, trained model and step log stay."""
+    """Remove what only an unfinished stage needs; rows (and a reference's view of them), model and step log stay."""
     if job.finished.is_file() and job.log.is_file():
         shutil.copyfile(job.log, job.steps)
-    stay = {job.work / "rows", job.trained, job.finished, job.steps, job.work / BEGUN}
+    stay = {job.work / "rows", job.work / "reference", job.trained, job.finished, job.steps, job.work / BEGUN}
     results = list(job.work.glob("result-*.json"))  # first: what they stand for goes with the rest
     for path in [*results, *(job.work.iterdir() if job.work.is_dir() else ())]:
         if path not in stay:
@@ -204,10 +204,7 @@ def _tell(stage: str, name: str, report: LengthReport) -> None:
 
 def _train(run: Run, job: Job, site: Site) -> None:
     if job.finished.is_file():
-        say(job.stage, f"trained already: {_merge_text(job)}")
-        if not job.log.is_file():
-            shutil.copyfile(job.steps, job.log)
-        _launch(job)
+        _publish_again(job)
         return
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.item_costs)
@@ -259,11 +256,17 @@ def _measured(result: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _merge_text(job: Job) -> str:
+def _publish_again(job: Job) -> None:
+    """Make the result from the trained model that is kept; workers are needed for a merge alone."""
     merge = job.settings.merge
+    if job.steps.is_file() and not job.log.is_file():
+        shutil.copyfile(job.steps, job.log)
     if merge is None:
-        return "no merge, the trained model as it is"
-    return f"{merge.method} merge with models/{job.start.name}, weight {merge.weight:g}"
+        say(job.stage, "trained already, and no merge is asked for")
+        atomic_write_text(job.result, job.finished.read_text(encoding="utf-8"))
+        return
+    say(job.stage, f"trained already; {merge.method} merge with models/{job.start.name}, weight {merge.weight:g}")
+    _launch(job)
 
 
 def _launch(job: Job) -> None:
