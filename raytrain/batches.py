@@ -35,7 +35,7 @@ def plan_batches(lengths: Int64, budget: int, workers: int, epochs: int, seed: i
     plan: Plan = []
     for epoch in range(epochs):
         draw = np.random.default_rng([seed, epoch])
-        groups = _groups(_cut(lengths, _pooled(lengths, budget, draw), budget), workers)
+        groups = in_groups(_cut(lengths, _pooled(lengths, budget, draw), budget), workers)
         for index in draw.permutation(len(groups)):
             plan.extend(groups[index])
     return plan
@@ -67,7 +67,7 @@ def _cut(lengths: Int64, order: Int64, budget: int) -> Plan:
     return batches
 
 
-def _groups(batches: Plan, workers: int) -> list[Plan]:
+def in_groups(batches: Plan, workers: int) -> list[Plan]:
     """Batches in groups of `workers`; the rows of an incomplete last group are dealt out again, some may get none."""
     whole = len(batches) // workers * workers
     groups = [batches[i : i + workers] for i in range(0, whole, workers)]

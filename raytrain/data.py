@@ -1,8 +1,9 @@
 """From rows of a corpus to token arrays on disk: tokenised once, in the driver, before any worker starts.
 
 A row is a prompt and a completion (chat messages). Its tokens are the chat template's text of both; the loss counts
-only what follows the prompt, up to and including the end-of-sequence token. Invariant: no row is ever cut. A row over
-the limit is dropped and counted or stops the stage, by the overflow policy, and the report says which before training.
+only what follows the prompt, up to and including the end-of-sequence token. Invariant: no row is ever cut silently. A
+row over the limit is dropped and counted, stops the stage or is split (see raytrain.pieces), by the overflow policy, and
+the report says which before training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from agentmill.config import UserError
+from raytrain.pieces import Int32, Row, split_row
 from raytrain.settings import Overflow
 
-Int32 = np.ndarray[Any, np.dtype[np.int32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 COLUMNS = ("prompt", "completion", "agent", "source")
@@ -31,13 +32,15 @@ class CorpusError(UserError):
 class TokenRows:
     """Rows as one flat array: row i is tokens[offsets[i]:offsets[i+1]], its completion begins at starts[i] in it.
 
-    `groups[i]` names whose output the row is: the agent, or `public` for rows of a public corpus.
+    `groups[i]` names whose output the row is: the agent, or `public` for rows of a public corpus. `phases[i]` is the
+    phase of a curriculum that row i is trained in; empty where there is but one.
     """
 
     tokens: Int32
     offsets: Int64
     starts: Int32
     groups: tuple[str, ...]
+    phases: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -67,22 +70,28 @@ class TokenRows:
         np.save(folder / "offsets.npy", self.offsets)
         np.save(folder / "starts.npy", self.starts)
         np.save(folder / "groups.npy", np.array(self.groups, dtype=np.str_))
+        np.save(folder / "phases.npy", np.array(self.phases, dtype=np.int64))
 
     @classmethod
     def load(cls, folder: Path) -> "TokenRows":
         """Map the arrays of `save` into memory; several processes on a node share the pages."""
-        groups = np.load(folder / "groups.npy")
+        groups, phases = np.load(folder / "groups.npy"), np.load(folder / "phases.npy")
         tokens, offsets, starts = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("tokens", "offsets", "starts"))
-        return cls(tokens, offsets, starts, tuple(str(g) for g in groups))
+        return cls(tokens, offsets, starts, tuple(str(g) for g in groups), tuple(phases.tolist()))
 
 
 @dataclass(frozen=True)
 class LengthReport:
-    """What tokenising found: how many rows, how many over the limit, and how lengths are spread."""
+    """What tokenising found: how many rows, how many over the limit, and how lengths are spread.
+
+    `kept` counts rows that are trained on or measured, the pieces of those that were split included; `over` those that
+    were left out, `split` those that were split.
+    """
 
     rows: int
     kept: int
     over: int
+    split: int
     over_by_group: dict[str, int]
     tokens: int
     completion_tokens: int
@@ -95,7 +104,9 @@ class LengthReport:
         over = ", ".join(f"{name} {n}" for name, n in sorted(self.over_by_group.items()))
         return (
             f"{self.kept:,} rows, {self.tokens:,} tokens ({self.completion_tokens:,} of them in completions); "
-            f"lengths {spread}; over {self.limit}: {self.over:,}" + (f" ({over})" if over else "")
+            f"lengths {spread}; over {self.limit}: {self.over:,}"
+            + (f" ({over})" if over else "")
+            + (f", split with their context again: {self.split:,}" if self.split else "")
         )
 
 
@@ -119,16 +130,18 @@ def tokenise(
     """
     rows = [row for part in _batches(file) for row in tokenise_rows(part, tokenizer, file)]
     lengths = np.array([len(tokens) for tokens, _, _ in rows], dtype=np.int64)
-    kept = [row for row in rows if len(row[0]) <= max_length]
+    pieces = [split_row(*row, max_length) if overflow == "split" else _whole(row, max_length) for row in rows]
+    kept = [piece for part in pieces for piece in part]
     over: dict[str, int] = {}
-    for tokens, _, group in rows:
-        if len(tokens) > max_length:
+    for (_, _, group), part in zip(rows, pieces, strict=True):
+        if not part:
             over[group] = over.get(group, 0) + 1
     result = join(kept)
     report = LengthReport(
         rows=len(rows),
         kept=len(kept),
-        over=len(rows) - len(kept),
+        over=sum(over.values()),
+        split=sum(len(part) > 1 for part in pieces),
         over_by_group=over,
         tokens=len(result.tokens),
         completion_tokens=result.completion_tokens,
@@ -144,6 +157,10 @@ def tokenise(
     if not kept:
         raise CorpusError(f"{file} has no row of at most {stage}.max_length={max_length} tokens; make the corpus again")
     return result, report
+
+
+def _whole(row: Row, max_length: int) -> list[Row]:
+    return [row] if len(row[0]) <= max_length else []
 
 
 def _batches(file: Path) -> Iterator[list[dict[str, Any]]]:

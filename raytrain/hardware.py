@@ -7,7 +7,7 @@ from agentmill.config import UserError
 from agentmill.lineage import usable_cores
 from raytrain.settings import WorkerSettings
 
-CPU_ATTENTION = "grouped_products"
+CPU_ATTENTION, GPU_ATTENTION = "grouped_products", "fused"
 
 
 class HardwareError(UserError):
@@ -25,7 +25,7 @@ class Placement:
     @property
     def attention(self) -> str:
         """The implementation of attention, by its name in transformers (see raytrain.attention)."""
-        return "sdpa" if self.device == "gpu" else CPU_ATTENTION
+        return GPU_ATTENTION if self.device == "gpu" else CPU_ATTENTION
 
     @property
     def dtype(self) -> Any:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raytrain.batches import Plan, plan_batches
-from raytrain.data import Int64
+from raytrain.data import Int64, TokenRows
 from raytrain.hardware import Placement
+from raytrain.packing import plan_packs
 from raytrain.settings import StageSettings
 
 TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "general"
-SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL)
+HELDOUT_BARE = "heldout_without_context"
+SETS = (TRAIN, HELDOUT, HELDOUT_BARE, PUBLIC_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Job:
 
     @property
     def sets(self) -> dict[str, Path]:
-        """Folders of tokenised rows by name; public_heldout is there only with public data."""
+        """Folders of tokenised rows by name; public_heldout is there only with public data, heldout_without_context
+        only where the rows are documents with a context."""
         folders = {name: self.work / "rows" / name for name in SETS}
         return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
@@ -45,10 +48,11 @@ class Job:
     def result(self) -> Path:
         return self.work / "result.json"
 
-    def plan(self, lengths: Int64) -> Plan:
-        """The batches of the whole run over rows of these lengths, cut to `max_steps`."""
-        settings = self.settings
-        plan = plan_batches(lengths, settings.tokens_per_batch, settings.worker.workers, settings.epochs, self.seed)
+    def plan(self, rows: TokenRows) -> Plan:
+        """The batches of the whole run over these rows, cut to `max_steps`."""
+        settings, lengths = self.settings, rows.lengths
+        spread = settings.tokens_per_batch, settings.worker.workers, settings.epochs, self.seed
+        plan = plan_packs(lengths, *spread, rows.phases) if settings.packing else plan_batches(lengths, *spread)
         return plan if settings.max_steps is None else plan[: settings.max_steps * self._batches_per_step]
 
     def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:
@@ -59,4 +63,4 @@ class Job:
 
     @property
     def _batches_per_step(self) -> int:
-        return self.settings.worker.workers * self.settings.accumulate
+        return self.settings.worker.workers * self.settings.batches_per_step

@@ -23,9 +23,10 @@ from raytrain import attention
 from raytrain.callbacks import ReportCheckpoint, StepLog
 from raytrain.data import TokenRows
 from raytrain.hardware import Placement
-from raytrain.job import HELDOUT, TRAIN, Job
+from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN, Job
 from raytrain.merge import copy_tokenizer, merge_adapter
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
+from raytrain.packing import PackedCollator
 from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
@@ -60,13 +61,13 @@ def _rank() -> int:
 
 def _trainer(job: Job, objective: Objective) -> CompletionTrainer:
     rows = TokenRows.load(job.sets[TRAIN])
-    plan = job.plan(rows.lengths)
+    plan = job.plan(rows)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     log = StepLog(job.log, job.step_tokens(rows.lengths, plan))
     trainer = objective.trainer(
         model=_model(job, objective),
         args=_arguments(job, _output_folder()),
-        data_collator=objective.collator(rows, _pad_id(tokenizer)),
+        data_collator=(PackedCollator if job.settings.packing else objective.collator)(rows, _pad_id(tokenizer)),
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
         callbacks=[ReportCheckpoint(), log],
@@ -80,6 +81,7 @@ def _model(job: Job, objective: Objective) -> Any:
     lora = job.settings.lora
     model = _load(job.start, job.placement)
     objective.prepare(model)
+    objective.freeze(model, job)
     if lora is None:
         return model
     config = LoraConfig(
@@ -122,7 +124,7 @@ def _arguments(job: Job, output: str) -> SFTConfig:
         seed=job.seed,
         num_train_epochs=1,  # the plan holds every epoch
         per_device_train_batch_size=1,  # one planned batch
-        gradient_accumulation_steps=settings.accumulate,
+        gradient_accumulation_steps=settings.batches_per_step,
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -167,7 +169,7 @@ def _scores(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]
     if job.placement.device == "gpu":
         model.to(torch.device("cuda", torch.cuda.current_device()))
     heldout = {name: TokenRows.load(path) for name, path in job.sets.items() if name != TRAIN}
-    measures = {HELDOUT: objective.measure}
+    measures = dict.fromkeys((HELDOUT, HELDOUT_BARE), objective.measure)
     return {name: _score(model, rows, job, measures.get(name, loss_sums)) for name, rows in heldout.items()}
 
 

@@ -29,6 +29,7 @@ from raytrain.general import general_rows
 from raytrain.hardware import place
 from raytrain.job import GENERAL, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
 from raytrain.merge import MANIFEST, check_targets, publish
+from raytrain.positions import MEASURE as BY_POSITION
 from raytrain.settings import StageSettings
 from raytrain.steplog import read_steps
 from raytrain.worker import launch, watched
@@ -38,14 +39,20 @@ GENERAL_ROWS = 300
 UNITS = {"loss": "nats/token"}
 
 Tokenise = Callable[[Path, Any, StageSettings], tuple[TokenRows, LengthReport]]
+Arrange = Callable[[str, TokenRows, Any, StageSettings, int], dict[str, TokenRows]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the driver has to know of one stage: its name and how a file of its corpus becomes token rows."""
+    """What the driver has to know of one stage: its name and how a file of its corpus becomes token rows.
+
+    `arrange(set, rows, tokenizer, settings, seed)` says what is trained on or measured in place of a set: itself, or
+    others by name.
+    """
 
     name: str
     tokenise: Tokenise
+    arrange: Arrange = lambda name, rows, tokenizer, settings, seed: {name: rows}
 
 
 def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, seed: int) -> None:
@@ -126,23 +133,29 @@ def _prepare(run: Run, stage: Stage, job: Job) -> None:
             say(job.stage, f"{name}: {report.text()}")
             run.record(f"train.{job.stage}.{name}_rows", report.kept, n=report.rows)
             run.record(f"train.{job.stage}.{name}_dropped", report.over, n=report.rows)
+            if settings.overflow == "split":
+                run.record(f"train.{job.stage}.{name}_split", report.split, n=report.rows)
             if name != TRAIN and len(rows) > settings.heldout_rows:
                 draw = np.random.default_rng(job.seed).choice(len(rows), settings.heldout_rows, replace=False)
                 rows = rows.take(sorted(int(i) for i in draw))
-            rows.save(folder / name)
+            for part, arranged in stage.arrange(name, rows, tokenizer, settings, job.seed).items():
+                arranged.save(folder / part)
         general_rows(tokenizer, GENERAL_ROWS, settings.max_length).save(folder / GENERAL)
 
 
 def _train(job: Job) -> None:
-    lengths = TokenRows.load(job.sets[TRAIN]).lengths
-    plan = job.plan(lengths)
-    tokens = job.step_tokens(lengths, plan)
-    padding = 1 - sum(tokens) / padded_tokens(lengths, plan)
+    rows = TokenRows.load(job.sets[TRAIN])
+    plan = job.plan(rows)
+    tokens = job.step_tokens(rows.lengths, plan)
+    if job.settings.packing:
+        beside = f"batches filled to {sum(tokens) / (len(plan) * job.settings.tokens_per_batch):.1%}"
+    else:
+        beside = f"{1 - sum(tokens) / padded_tokens(rows.lengths, plan):.1%} padding beside them"
     worker, lora = job.settings.worker, job.settings.lora
     what = f"LoRA rank {lora.rank} on {', '.join(job.targets)}" if lora else "all weights"
     say(
         job.stage,
-        f"{len(tokens)} steps of about {sum(tokens) // len(tokens):,} tokens ({padding:.1%} padding beside them), "
+        f"{len(tokens)} steps of about {sum(tokens) // len(tokens):,} tokens ({beside}), "
         f"{worker.workers} workers x {job.placement.threads} threads, {job.placement.precision} on "
         f"{job.placement.device}, ZeRO {worker.zero_stage}, {what}",
     )
@@ -203,11 +216,15 @@ def _record(run: Run, job: Job, result: Mapping[str, Any]) -> None:
             for measure, groups in measures.items():
                 _record_score(run, job.stage, f"{where}.{name}_{measure}", measure, list(groups.values()))
         for measure, groups in sets[HELDOUT].items():
+            if measure.startswith(BY_POSITION):
+                continue  # a curve, told over all groups alone
             for group, sums in groups.items():
                 _record_score(run, job.stage, f"{where}.{group}.{HELDOUT}_{measure}", measure, [sums])
 
 
 def _record_score(run: Run, stage: str, name: str, measure: str, sums: list[list[float]]) -> None:
     total, count = (sum(column) for column in zip(*sums, strict=True))
-    run.record(name, total / count, n=int(count), unit=UNITS.get(measure, ""))
-    say(stage, f"{name} {total / count:.4f} over {int(count):,}")
+    curve = measure.startswith(BY_POSITION)
+    run.record(name, total / count, n=int(count), unit=UNITS["loss"] if curve else UNITS.get(measure, ""))
+    if not curve:
+        say(stage, f"{name} {total / count:.4f} over {int(count):,}")
