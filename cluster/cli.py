@@ -75,7 +75,10 @@ def run_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show what would be done, do nothing")] = False,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Do a run: simulate, gate, refine, corpora, base, sft, evaluate, report. What is done already is skipped."""
+    """Do a run: simulate, gate, refine, corpora, base, expand, cpt, sft, dpo, evaluate, report.
+
+    What is done already is skipped; expand, cpt and dpo are left out where the configuration says null.
+    """
     from agentmill.runs import Run, command_line
     from cluster.config import check_worlds, read_config
     from cluster.runner import execute
@@ -105,7 +108,10 @@ def status(run: Annotated[str, typer.Argument(metavar="[RUN]")] = "", runs: Runs
 @app.command()
 def serve(
     run: RunArg = "local",
-    model: Annotated[Path | None, typer.Option(help="a model folder in place of the run's models/sft")] = None,
+    stage: Annotated[
+        str | None, typer.Option(metavar="NAME", help="base, expanded, cpt, sft or dpo in place of the run's newest")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="a model folder in place of the run's own")] = None,
     config: Annotated[Path | None, typer.Option(help="a YAML file in place of the run's configuration")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one")] = None,
     assignments: SetOption = None,
@@ -115,7 +121,7 @@ def serve(
     from cluster.serving import serve_forever, settings_for
 
     extra = [*(assignments or []), *([f"serve.port={port}"] if port is not None else [])]
-    settings, folder = settings_for(None if config else find_run(run, runs), config, extra, model)
+    settings, folder = settings_for(None if config else find_run(run, runs), config, extra, model, stage)
     serve_forever(settings, folder)
 
 

@@ -13,9 +13,10 @@ from agentmill.agents.settings import TeamSettings
 from agentmill.config import ConfigError, Strict, load_yaml, override, validate
 from agentmill.domains.base import ALL, WorldSettings, load_domain
 from agentmill.runs import Run
+from cluster import chain
 from cluster.base import BaseSettings
 from rayserve.settings import ModelEngine, ServeSettings
-from raytrain.settings import SftSettings
+from raytrain.settings import CptSettings, DpoSettings, ExpandSettings, SftSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
 from simulation.gate import GateSettings
@@ -51,7 +52,8 @@ class RunConfig(Strict):
 
     `domain` names a pack that ships, or a Python package that is installed or lies in the current directory. `mix`
     chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`. `engines` are vLLM
-    engines by name, which the run starts for the stages whose models name them (`kind: engine`).
+    engines by name, which the run starts for the stages whose models name them (`kind: engine`). `expand`, `cpt` and
+    `dpo` are stages of training that a run may leave out: null does so.
     """
 
     name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -66,7 +68,10 @@ class RunConfig(Strict):
     refine: RefineSettings = RefineSettings()
     corpora: CorporaSettings = CorporaSettings()
     base: BaseSettings = BaseSettings()
+    expand: ExpandSettings | None = None
+    cpt: CptSettings | None = None
     sft: SftSettings = SftSettings()
+    dpo: DpoSettings | None = None
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     redteam: RedteamSettings = RedteamSettings()
@@ -86,6 +91,11 @@ class RunConfig(Strict):
                     f"{role}.kind=engine: the student is served meanwhile, and a run serves one or the other; serve "
                     "this model elsewhere and give kind=endpoint and its url"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_models_are_made(self) -> "RunConfig":
+        chain.check_evaluated(self)
         return self
 
     def resolved(self) -> dict[str, Any]:

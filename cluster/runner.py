@@ -3,9 +3,10 @@
 Before a stage starts, `stages/<stage>.running.json` says from which inputs; where an earlier attempt with *other*
 inputs left work behind, that work is removed first. Unfinished rows of `simulate` and `refine`, which may have cost
 money, are never removed so: the run is refused before anything is done, with what differs, until the user goes back,
-takes another run or sets them aside (`--fresh`). A *finished* stage whose inputs changed is done again. Invariant: what
-a stage finds in its folders was made from the very inputs it is about to use, and a mark is written only after its last
-artefact is in place.
+takes another run or sets them aside (`--fresh`). A *finished* stage whose inputs changed is done again. A stage that
+the configuration leaves out is passed by, and what it made before is set aside, so that nobody takes it for a part of
+this run. Invariant: what a stage finds in its folders was made from the very inputs it is about to use, and a mark is
+written only after its last artefact is in place.
 """
 
 import fcntl
@@ -21,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentmill.config import differences
+from agentmill.config import ConfigError, differences
 from agentmill.lineage import require_memory
 from agentmill.log import duration, say
 from agentmill.runs import Run, RunError, atomic_write_text, digest_json, now
+from cluster import chain
 from cluster.config import RunConfig
-from cluster.stages import MISSING, STAGES, Stage, inputs_of, stage_named
+from cluster.stages import MISSING, STAGES, Stage, inputs_of, needs_of, stage_named
 from simulation.claim import has_rows, refusal
 
 BEAT_S = 5.0
@@ -64,13 +66,14 @@ def execute(
             of another configuration are in the way.
         UserError: whatever a stage says that the user can put right.
     """
-    chosen = select(run, first, last)
+    chosen = select(run, config, first, last)
     done: list[str] = []
     with lock(run), ExitStack() as stack:
         ray_started = False
         for name in fresh:
             set_aside(run, stage_named(name))
         refuse_mixing(run, config, chosen, force=first is not None)
+        _pass_by(run, config)
         for stage in chosen:
             decision = decide(run, config, stage, force=first is not None)
             if decision.verdict == "done":
@@ -85,22 +88,29 @@ def execute(
     return done
 
 
-def select(run: Run, first: str | None, last: str | None) -> list[Stage]:
+def select(run: Run, config: RunConfig, first: str | None, last: str | None) -> list[Stage]:
     """The stages from `first` to `last`, both included; those before `first` must be finished.
 
     Raises:
-        ConfigError: when there is no such stage.
+        ConfigError: when there is no such stage, or the configuration leaves it out.
         RunError: when `first` is after `last`, or a stage before `first` is not finished.
     """
-    order = list(STAGES)
-    start = order.index(stage_named(first)) if first else 0
-    end = order.index(stage_named(last)) if last else len(order) - 1
+    order = [stage for stage in STAGES if not chain.left_out(config, stage.name)]
+    start = order.index(_present(config, first)) if first else 0
+    end = order.index(_present(config, last)) if last else len(order) - 1
     if start > end:
         raise RunError(f"--from {first} comes after --until {last}; the order is {', '.join(s.name for s in order)}")
     for stage in order[:start]:
         if run.completed(stage.name) is None:
             raise RunError(f"--from {first}: the stage {stage.name} before it is not finished; start without --from")
     return order[start : end + 1]
+
+
+def _present(config: RunConfig, name: str) -> Stage:
+    stage = stage_named(name)
+    if chain.left_out(config, name):
+        raise ConfigError(f"{name} is null in the configuration, so that the stage is left out; give it settings")
+    return stage
 
 
 def decide(run: Run, config: RunConfig, stage: Stage, *, force: bool = False) -> Decision:
@@ -131,7 +141,7 @@ def refuse_mixing(run: Run, config: RunConfig, chosen: Sequence[Stage], *, force
     again: set[str] = set()
     for stage in chosen:
         decision = decide(run, config, stage, force=force)
-        redone = sorted(again & set(stage.needs))
+        redone = sorted(again & set(needs_of(stage, config)))
         changed = [decision.reason] if decision.verdict == "refused" else []
         changed += [f"{name} would be done again" for name in redone if decision.verdict == "resume"]
         if changed and _has_rows(run, stage):
@@ -154,6 +164,14 @@ def set_aside(run: Run, stage: Stage) -> None:
     _attempt_file(run, stage.name).unlink(missing_ok=True)
     for prefix in (*stage.figures, f"run.stage.{stage.name}"):
         run.forget(prefix)
+
+
+def _pass_by(run: Run, config: RunConfig) -> None:
+    """Say which stages are left out, and set aside what an earlier configuration made of them."""
+    for stage in STAGES:
+        if chain.left_out(config, stage.name):
+            say(stage.name, f"left out: {stage.name} is null in the configuration")
+            set_aside(run, stage)
 
 
 def _has_rows(run: Run, stage: Stage) -> bool:
@@ -280,7 +298,10 @@ def _changes(old: Any, new: dict[str, Any]) -> Sequence[str]:
     if not isinstance(old, dict):
         return ["its inputs are not recorded"]
     lines = [line.removeprefix("settings.") for line in differences(old.get("settings"), new["settings"])]
-    lines += [f"{name} was done again" for name in new["needs"] if old.get("needs", {}).get(name) != new["needs"][name]]
+    before, now_needed = old.get("needs", {}), new["needs"]
+    lines += [f"{name} was done again" for name in now_needed if name in before and before[name] != now_needed[name]]
+    lines += [f"it builds on {name} now" for name in now_needed if name not in before]
+    lines += [f"it builds on {name} no more" for name in before if name not in now_needed]
     if old.get("code") != new["code"]:
         lines.append("its code changed")
     if old.get("pack") != new.get("pack"):
@@ -294,8 +315,8 @@ def _attempt_file(run: Run, stage: str) -> Path:
 
 
 def _memory_remedy(stage: Stage) -> str:
-    if stage.name == "sft":
-        return "close other programs, or lower sft.worker.workers or sft.tokens_per_batch"
+    if stage.name in chain.TRAINED:
+        return f"close other programs, or lower {stage.name}.worker.workers or {stage.name}.tokens_per_batch"
     if stage.name == "evaluate":
         return "close other programs, or lower serve.engine.cpu_kv_cache_gib or serve.engine.max_num_seqs"
     return "close other programs or use a larger machine"

@@ -1,6 +1,7 @@
 """`agentmill serve`: one system in the foreground, on the loopback interface, stopped cleanly by Ctrl-C or SIGTERM.
 
-Which settings and which model: a run's own, changed by `--config`, `--set` and `--model`.
+Which settings and which model: a run's own and the newest of its chain, changed by `--config`, `--set`, `--stage` and
+`--model`.
 """
 
 import tempfile
@@ -13,6 +14,7 @@ from agentmill.domains.base import load_domain
 from agentmill.lineage import require_memory
 from agentmill.log import say
 from agentmill.runs import Run
+from cluster import chain
 from cluster.config import RunConfig, config_of, read_config
 
 SERVE_GIB = 5.0
@@ -20,13 +22,18 @@ EXPERT_GIB = 1.0
 
 
 def settings_for(
-    run: Run | None, config: Path | None, assignments: Sequence[str], model: Path | None
+    run: Run | None, config: Path | None, assignments: Sequence[str], model: Path | None, stage: str | None = None
 ) -> tuple[RunConfig, Path | None]:
     """The configuration to serve with, and the model folder (None where no engine is asked for).
 
+    The folder is `model`, else the run's model named `stage`, else the newest of the run.
+
     Raises:
-        ConfigError: when a key or value is wrong, or an engine is asked for and no model was named.
+        ConfigError: when a key or value is wrong, an engine is asked for and no model was named, or two were.
+        RunError: when the run has no such model yet.
     """
+    if stage is not None and (model is not None or run is None):
+        raise ConfigError(f"--stage {stage} names a model of the run; leave out --model and --config, or --stage")
     if config is not None:
         settings = read_config(config, assignments)
     elif run is not None:
@@ -40,7 +47,9 @@ def settings_for(
         raise ConfigError(
             "serve.model.kind=engine needs a model; give --model FOLDER, a run, or serve.model.kind=expert"
         )
-    return settings, model if model is not None or run is None else run.root / "models" / "sft"
+    if model is not None or run is None:
+        return settings, model
+    return settings, run.root / "models" / chain.model_of(run, settings, stage)
 
 
 def served_system(run: Run | None, config: RunConfig) -> TeamSettings:

@@ -2,11 +2,13 @@
 
 A stage's inputs are its settings, the completions of the stages before it and the code that does it, a domain pack of
 the user's own included; their digest decides whether a finished stage still stands. Invariant: a stage writes only the
-paths and figures that it owns here.
+paths and figures that it owns here. What `needs_of` names for a stage is what its configuration makes it build on: a
+stage that is left out is needed by nobody.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from typing import Any
 from agentmill.config import ConfigError, nearest
 from agentmill.domains.packs import pack_files
 from agentmill.runs import Run, digest_json, digest_path
+from cluster import chain
 from cluster.config import RunConfig
 from cluster.engines import engine_inputs, playing
+from raytrain.settings import StageSettings
 
 MISSING = "missing"
+MODEL = "the newest model"  # in a stage's `needs`: the stage that made the newest model before it
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,31 @@ def _base(run: Run, config: RunConfig) -> None:
     base.run(run, config.base)
 
 
+def _expand(run: Run, config: RunConfig) -> None:
+    from raytrain import expand
+
+    assert config.expand is not None
+    expand.run(run, config.expand, start=chain.start_of(config, "expand"))
+
+
+def _cpt(run: Run, config: RunConfig) -> None:
+    cpt = import_module("raytrain.cpt")
+
+    assert config.cpt is not None
+    cpt.run(run, config.cpt, start=chain.start_of(config, "cpt"), seed=config.seed)
+
+
 def _sft(run: Run, config: RunConfig) -> None:
     from raytrain import sft
 
-    sft.run(run, config.sft, seed=config.seed)
+    sft.run(run, config.sft, start=chain.start_of(config, "sft"), seed=config.seed)
+
+
+def _dpo(run: Run, config: RunConfig) -> None:
+    dpo = import_module("raytrain.dpo")
+
+    assert config.dpo is not None
+    dpo.run(run, config.dpo, start=chain.start_of(config, "dpo"), seed=config.seed)
 
 
 def _evaluate(run: Run, config: RunConfig) -> None:
@@ -106,11 +132,18 @@ def _system(config: RunConfig) -> dict[str, Any]:
     return {**_common(config), "mix": config.mix, "system": config.system.model_dump(mode="json")}
 
 
+def _training(config: RunConfig, stage: str) -> dict[str, Any]:
+    settings: StageSettings | None = getattr(config, stage)
+    return {"seed": config.seed, stage: settings.deciding() if settings is not None else None}
+
+
 def _data(config: RunConfig) -> dict[str, Any]:
     """What the files are that the corpora are mixed from."""
     files = {"public": config.data.public, "hand": config.corpora.dpo.hand}
     return {name: None if path is None else digest_path(path) for name, path in files.items()}
 
+
+TRAINING_GIB = 4.0
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -183,29 +216,62 @@ STAGES: tuple[Stage, ...] = (
         ray=False,
     ),
     Stage(
+        name="expand",
+        does="new blocks that change nothing yet are put between those of the model",
+        run=_expand,
+        settings=lambda c: {"expand": c.expand.deciding() if c.expand is not None else None},
+        needs=(MODEL,),
+        sources=("agentmill.runs", "raytrain"),
+        owns=("models/expanded",),
+        figures=("train.expand",),
+        memory_gib=0.5,
+    ),
+    Stage(
+        name="cpt",
+        does="the model reads the domain's texts, each in its context (continual pretraining, Ray Train)",
+        run=_cpt,
+        settings=lambda c: _training(c, "cpt"),
+        needs=("corpora", MODEL),
+        sources=("agentmill.runs", "raytrain"),
+        owns=("models/cpt", "checkpoints/cpt", "logs/cpt.jsonl"),
+        figures=("train.cpt",),
+        memory_gib=TRAINING_GIB,
+    ),
+    Stage(
         name="sft",
         does="the small model learns the agents' work (LoRA, DeepSpeed ZeRO, Ray Train)",
         run=_sft,
-        settings=lambda c: {"seed": c.seed, "sft": c.sft.model_dump(mode="json")},
-        needs=("corpora", "base"),
+        settings=lambda c: _training(c, "sft"),
+        needs=("corpora", MODEL),
         sources=("agentmill.runs", "raytrain"),
         owns=("models/sft", "checkpoints/sft", "logs/sft.jsonl"),
-        figures=("train",),
-        memory_gib=4.0,
+        figures=("train.sft",),
+        memory_gib=TRAINING_GIB,
+    ),
+    Stage(
+        name="dpo",
+        does="the small model learns which of two answers is better (LoRA, Ray Train)",
+        run=_dpo,
+        settings=lambda c: _training(c, "dpo"),
+        needs=("corpora", MODEL),
+        sources=("agentmill.runs", "raytrain"),
+        owns=("models/dpo", "checkpoints/dpo", "logs/dpo.jsonl"),
+        figures=("train.dpo",),
+        memory_gib=TRAINING_GIB,
     ),
     Stage(
         name="evaluate",
-        does="the served student plays held-out scenarios over HTTP",
+        does="served, the models play held-out scenarios over HTTP",
         run=_evaluate,
         settings=lambda c: {
             **_system(c),
-            "evaluate": c.evaluate.model_dump(mode="json"),
+            "evaluate": {**c.evaluate.deciding(), "models": chain.evaluated(c)},
             "serve": c.serve.model_dump(mode="json", exclude={"port", "sessions_api"}),
             "teacher": c.simulate.model_dump(mode="json").get("teacher"),
             **engine_inputs(c.engines, c.simulate.teacher),
             "shadow_share": c.gate.shadow_share,
         },
-        needs=("simulate", "gate", "sft"),
+        needs=("simulate", "gate", "corpora", *chain.MADE),
         sources=("agentmill", "simulation", "rayserve", "cluster.evaluation"),
         owns=("evaluate",),
         figures=("evaluate",),
@@ -216,7 +282,7 @@ STAGES: tuple[Stage, ...] = (
         does="everything that was measured, on one page",
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
-        needs=("simulate", "gate", "refine", "corpora", "base", "sft", "evaluate"),
+        needs=("simulate", "gate", "refine", "corpora", *chain.MADE, "evaluate"),
         sources=("cluster.report", "cluster.charts", "cluster.evidence", "cluster.gate", "cluster.view"),
         owns=("report",),
         figures=("report",),
@@ -241,9 +307,15 @@ def stage_named(name: str) -> Stage:
     raise ConfigError(f"stage={name} is no stage; {meant}the stages are: {', '.join(NAMES)}")
 
 
+def needs_of(stage: Stage, config: RunConfig) -> list[str]:
+    """The stages that a stage builds on under this configuration; those that are left out are not among them."""
+    names = [chain.stage_before(config, stage.name) if name == MODEL else name for name in stage.needs]
+    return [name for name in names if not chain.left_out(config, name)]
+
+
 def inputs_of(stage: Stage, run: Run, config: RunConfig) -> dict[str, Any]:
     """What the stage's result depends on. A stage before it that is not finished counts as None."""
-    marks = {name: run.completed(name) for name in stage.needs}
+    marks = {name: run.completed(name) for name in needs_of(stage, config)}
     return {
         "settings": stage.settings(config),
         "needs": {name: mark.digest if mark else None for name, mark in marks.items()},

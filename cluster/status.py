@@ -9,7 +9,7 @@ from agentmill.log import duration
 from agentmill.runs import Figure, Run, RunError
 from cluster.config import RunConfig, config_of
 from cluster.runner import decide, read_attempt, select
-from cluster.stages import STAGES, Stage
+from cluster.stages import STAGES, Stage, needs_of
 from simulation.job import read_state
 
 RESULTS = (
@@ -39,10 +39,10 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
     run = Run.open(root) if (root / "run.json").is_file() else Run(root.absolute(), {})
     table = Table("stage", "would", "because", title=f"{root} (dry run)", title_justify="left")
     again: set[str] = set()
-    for stage in select(run, first, last):
+    for stage in select(run, config, first, last):
         decision = decide(run, config, stage, force=first is not None)
         verdict, reason = decision.verdict, decision.reason
-        upstream = sorted(again & set(stage.needs))
+        upstream = sorted(again & set(needs_of(stage, config)))
         if verdict == "done" and upstream:
             verdict, reason = "again", f"{', '.join(upstream)} would be done again"
         if verdict != "done":

@@ -98,9 +98,9 @@ class _Documents(torch.autograd.Function):
         heads, groups, tokens, size = ctx.shape
         d_query = gradient.new_empty(1, tokens, heads, size)
         d_key, d_value = (gradient.new_empty(1, tokens, groups, size) for _ in range(2))
-        end = 0
+        saved, end = ctx.saved_tensors, 0  # once: gradient checkpointing computes them again when they are asked for
         for index, length in enumerate(ctx.lengths):
-            q, k, v, weights = ctx.saved_tensors[4 * index : 4 * index + 4]
+            q, k, v, weights = saved[4 * index : 4 * index + 4]
             begin, end = end, end + length
             d_out = gradient[0, begin:end].transpose(0, 1).reshape(groups, -1, size)
             d_weights = torch.bmm(d_out, v.transpose(1, 2))

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: checkpoints are reported to Ray Train, steps are written to a log.
+"""What happens beside the training steps: they are written to a log.
 
 The log is JSON lines, one a logged step: step, loss, learning_rate, grad_norm, tokens (real tokens so far), seconds
 (of training so far), tokens_per_s, memory_gib (peak of this worker). Invariant: after a run that was killed and went
@@ -11,28 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from agentmill.runs import atomic_write_text
 from raytrain.hardware import peak_memory_gib
 from raytrain.steplog import read_steps
-
-
-class ReportCheckpoint(TrainerCallback):
-    """Hands each saved checkpoint to Ray Train, once a node; Ray resumes from the newest that all ranks reported."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Report `checkpoint-<step>` of the output folder; every rank takes part, which makes it a barrier."""
-        torch.distributed.barrier()  # the ranks' random states are written after DeepSpeed's own barrier
-        folder = f"{args.output_dir}/checkpoint-{state.global_step}"
-        first_here = ray.train.get_context().get_local_rank() == 0
-        ray.train.report(
-            {"step": state.global_step},
-            checkpoint=ray.train.Checkpoint.from_directory(folder) if first_here else None,
-            checkpoint_dir_name=f"step_{state.global_step:06d}",
-        )
 
 
 class StepLog(TrainerCallback):

@@ -39,14 +39,14 @@ def in_phases(rows: TokenRows, phases: Sequence[PhaseSettings], seed: int) -> tu
     joined = join(kept)
     result = TokenRows(joined.tokens, joined.offsets, joined.starts, joined.groups, tuple(numbers))
     return result, [
-        f"phase {number + 1}, at most {phase.length:,} tokens: {have:,} rows ({split:,} of them pieces of longer ones), "
-        f"{tokens:,} tokens"
+        f"phase {number + 1}, at most {phase.length:,} tokens: {have:,} rows ({split:,} of them pieces of longer "
+        f"ones), {tokens:,} tokens"
         for number, (phase, (have, split, tokens)) in enumerate(zip(phases, counts.tolist(), strict=True))
     ]
 
 
 def assign(lengths: Int64, limits: Int64, shares: np.ndarray[Any, np.dtype[np.float64]], seed: int) -> Int64:
-    """The phase of each row: `limits` are the phases' lengths, growing, `shares` their relative shares of the tokens."""
+    """The phase of each row: `limits` are the phases' growing lengths, `shares` their relative shares of the tokens."""
     draw = np.random.default_rng(seed)
     left = shares / shares.sum() * float(lengths.sum())
     first = np.searchsorted(limits, lengths)  # the first phase that a row fits into whole

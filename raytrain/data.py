@@ -2,8 +2,8 @@
 
 A row is a prompt and a completion (chat messages). Its tokens are the chat template's text of both; the loss counts
 only what follows the prompt, up to and including the end-of-sequence token. Invariant: no row is ever cut silently. A
-row over the limit is dropped and counted, stops the stage or is split (see raytrain.pieces), by the overflow policy, and
-the report says which before training.
+row over the limit is dropped and counted, stops the stage or is split (see raytrain.pieces), by the overflow policy,
+and the report says which before training.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,13 @@
 """What the driver tells every worker of a training stage, and where things stand in its work folder.
 
 Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
-(checkpoints), trained/ (the trained model, adapters merged), result.json (written last: what stands beside it is
-whole).
+(checkpoints), stop (left by a driver that was told to stop), notes.txt (what the workers have to say to the user),
+trained/ (the trained model, adapters merged) with trained.json beside it (written last: what it stands for is whole),
+merged/ (trained/ merged with the start, where that is asked for) and result-<digest>.json (written after it). rows,
+trained and the step log stay after the stage, so that another merge needs no training.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +15,25 @@ from raytrain.batches import Plan, plan_batches
 from raytrain.data import Int64, TokenRows
 from raytrain.hardware import Placement
 from raytrain.packing import plan_packs
+from raytrain.resize import redeal, rounds
 from raytrain.settings import StageSettings
 
 TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "general"
 HELDOUT_BARE = "heldout_without_context"
+CHECKPOINTS = "ray"
 SETS = (TRAIN, HELDOUT, HELDOUT_BARE, PUBLIC_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
 class Job:
     """One run of a training stage. `start` is the model folder that it starts from; `targets` are the module names
-    that get an adapter, none where the weights themselves are trained."""
+    that get an adapter, none where the weights themselves are trained. The name of `work` is the digest of all that
+    decides the training; `digest` is of the model that is published, the merge included. `begun_with` is the number of
+    workers that the run was begun with: it decides what a step is, and `settings.worker.workers` only who computes it.
+    """
 
     stage: str
+    digest: str
     work: Path
     start: Path
     log: Path
@@ -32,6 +41,7 @@ class Job:
     placement: Placement
     targets: tuple[str, ...]
     seed: int
+    begun_with: int
 
     @property
     def sets(self) -> dict[str, Path]:
@@ -45,15 +55,61 @@ class Job:
         return self.work / "trained"
 
     @property
+    def finished(self) -> Path:
+        """Steps and scores of the trained model."""
+        return self.work / "trained.json"
+
+    @property
+    def steps(self) -> Path:
+        """A copy of the finished training's step log."""
+        return self.work / "steps.jsonl"
+
+    @property
+    def merged(self) -> Path:
+        return self.work / "merged"
+
+    @property
+    def model(self) -> Path:
+        """What is published."""
+        return self.merged if self.settings.merge else self.trained
+
+    @property
     def result(self) -> Path:
-        return self.work / "result.json"
+        """Steps and scores of what is published and what it was made from."""
+        return self.work / f"result-{self.digest}.json"
+
+    @property
+    def storage(self) -> Path:
+        """Where the checkpoints are; all nodes see it."""
+        return self.work / CHECKPOINTS
+
+    @property
+    def stop(self) -> Path:
+        """The file that tells the workers to save and end."""
+        return self.work / "stop"
+
+    @property
+    def notes(self) -> Path:
+        return self.work / "notes.txt"
+
+    def note(self, sentence: str) -> None:
+        """Tell the user something from a worker; the driver shows it."""
+        with open(self.notes, "a", encoding="utf-8") as file:
+            file.write(sentence + os.linesep)
+
+    @property
+    def accumulate(self) -> int:
+        """Batches that each worker takes for a step."""
+        return rounds(self.settings.step_batches(self.begun_with), self.settings.worker.workers)
 
     def plan(self, rows: TokenRows) -> Plan:
         """The batches of the whole run over these rows, cut to `max_steps`."""
-        settings, lengths = self.settings, rows.lengths
-        spread = settings.tokens_per_batch, settings.worker.workers, settings.epochs, self.seed
+        settings, lengths, begun_with = self.settings, rows.lengths, self.begun_with
+        batches = settings.step_batches(begun_with)
+        spread = settings.tokens_per_batch, begun_with, settings.epochs, self.seed
         plan = plan_packs(lengths, *spread, rows.phases) if settings.packing else plan_batches(lengths, *spread)
-        return plan if settings.max_steps is None else plan[: settings.max_steps * self._batches_per_step]
+        plan = plan if settings.max_steps is None else plan[: settings.max_steps * batches]
+        return plan if settings.worker.workers == begun_with else redeal(plan, batches, settings.worker.workers)
 
     def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:
         """Real tokens of each step, over all ranks and accumulated batches."""
@@ -63,4 +119,4 @@ class Job:
 
     @property
     def _batches_per_step(self) -> int:
-        return self.settings.worker.workers * self.settings.batches_per_step
+        return self.settings.worker.workers * self.accumulate

@@ -1,8 +1,9 @@
 """What each worker of a training stage does: train, put the result together, score held-out rows.
 
 Runs inside a Ray Train worker; torch and the trainer are imported here and nowhere in the driver. Rank 0 leaves the
-trained model and `result.json` in the work folder; result.json is written last and atomically, so that what stands
-beside it is whole. What differs between the stages is in `raytrain.objectives`.
+trained model in the work folder (see `raytrain.job`), merged with its start where that is asked for; the files that say
+so are written last and atomically, so that what they stand for is whole. What differs between the stages is in
+`raytrain.objectives`.
 """
 
 import json
@@ -20,57 +21,95 @@ from trl.trainer.sft_config import SFTConfig
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
-from raytrain.callbacks import ReportCheckpoint, StepLog
+from raytrain.blend import blend_folder
+from raytrain.callbacks import StepLog
 from raytrain.data import TokenRows
+from raytrain.folders import copy_tokenizer
 from raytrain.hardware import Placement
 from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN, Job
-from raytrain.merge import copy_tokenizer, merge_adapter
+from raytrain.merge import merge_adapter
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
 from raytrain.packing import PackedCollator
+from raytrain.resume import Start, begin
+from raytrain.saving import ReportCheckpoint
+from raytrain.settings import MergeSettings
+from raytrain.stopping import StopWhenTold
 from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
 Measured = dict[str, dict[str, list[float]]]  # measure -> group -> [total, count]
 
 
-def train(job: Job) -> None:
-    """The loop of one worker, on every rank with the same job."""
+def train(job: Job) -> dict[str, Any]:
+    """The loop of one worker, on every rank with the same job.
+
+    Returns {"stopped": why, "step": the last one saved} where it was told to stop; else {}, with everything in place.
+    """
     prepare_process(job.placement)
     attention.register()
     if job.placement.device == "cpu":
         skip_shared_memory_op()
-    objective = OBJECTIVES[job.stage]
-    trainer = _trainer(job, objective)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            trainer.train(resume_from_checkpoint=folder)
-            torch.distributed.barrier()
-    else:
-        trainer.train()
+    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
+    if stopped:
+        return stopped
+    result = json.loads(job.finished.read_text(encoding="utf-8"))
+    if job.settings.merge is not None:
+        blended(job.start, job.trained, job.merged, job.settings.merge)
+        scores = result["scores"]
+        result["scores"] = {"start": scores["start"], "trained": scores["end"]}
+        result["scores"]["end"] = score_folder(job, objective, job.merged)
+    if _rank() == 0:
+        atomic_write_text(job.result, json.dumps(result, indent=2) + "\n")
+    return {}
+
+
+def blended(start: Path, trained: Path, out: Path, settings: MergeSettings) -> None:
+    """Rank 0 writes the merge of `start` and `trained` to `out`, a folder that is made anew; all ranks wait for it."""
+    if _rank() == 0:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        blend_folder(start, trained, out, settings)
+    torch.distributed.barrier()
+
+
+def _fit(job: Job, objective: Objective, stopping: StopWhenTold) -> dict[str, Any]:
+    """Train, or go on with it, and leave the trained model and its scores in the work folder; returns as `train`."""
+    start = begin(job)
+    trainer = _trainer(job, objective, start, stopping)
+    trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
+    if stopping.why or stopping.told():
+        return {"stopped": stopping.why, "step": trainer.state.global_step}
     _save(trainer, job)
-    scores = {name: _scores(job, objective, folder) for name, folder in (("start", job.start), ("end", job.trained))}
+    scores = {}
+    for name, folder in (("start", job.start), ("end", job.trained)):
+        if stopping.told():
+            return {"stopped": stopping.why, "step": trainer.state.global_step}
+        scores[name] = score_folder(job, objective, folder)
     if _rank() == 0:
         result = {"steps": trainer.state.global_step, "scores": scores}
-        atomic_write_text(job.result, json.dumps(result, indent=2) + "\n")
+        atomic_write_text(job.finished, json.dumps(result, indent=2) + "\n")
+    torch.distributed.barrier()
+    return {}
 
 
 def _rank() -> int:
     return int(ray.train.get_context().get_world_rank())
 
 
-def _trainer(job: Job, objective: Objective) -> CompletionTrainer:
+def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> CompletionTrainer:
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
+    report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
     log = StepLog(job.log, job.step_tokens(rows.lengths, plan))
     trainer = objective.trainer(
         model=_model(job, objective),
-        args=_arguments(job, _output_folder()),
+        args=_arguments(job, _output_folder(), start),
         data_collator=(PackedCollator if job.settings.packing else objective.collator)(rows, _pad_id(tokenizer)),
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
-        callbacks=[ReportCheckpoint(), log],
+        callbacks=[report, log, stopping],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -114,17 +153,17 @@ def _output_folder() -> str:
     return str(folder)
 
 
-def _arguments(job: Job, output: str) -> SFTConfig:
+def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
     settings = job.settings
     return SFTConfig(
         output_dir=output,
-        deepspeed=deepspeed_config(settings.worker, job.placement.precision),
+        deepspeed=deepspeed_config(settings.worker, job.placement.precision, resized=start.resized),
         bf16=job.placement.precision == "bf16",
         use_cpu=job.placement.device == "cpu",
         seed=job.seed,
         num_train_epochs=1,  # the plan holds every epoch
         per_device_train_batch_size=1,  # one planned batch
-        gradient_accumulation_steps=settings.batches_per_step,
+        gradient_accumulation_steps=job.accumulate,
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -140,7 +179,7 @@ def _arguments(job: Job, output: str) -> SFTConfig:
         max_grad_norm=settings.max_grad_norm,
         save_strategy="steps",
         save_steps=settings.save_every_steps,
-        save_total_limit=1,
+        save_total_limit=None,  # each is removed once it is uploaded (raytrain.saving)
         logging_steps=settings.log_every_steps,
         disable_tqdm=True,
         report_to="none",
@@ -163,8 +202,8 @@ def _save(trainer: CompletionTrainer, job: Job) -> None:
 
 
 @torch.no_grad()
-def _scores(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
-    """What is measured of the model in `folder`, by held-out set."""
+def score_folder(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
+    """What is measured of the model in `folder`, by held-out set; every rank takes its share and has the whole."""
     model = _load(folder, job.placement).eval()
     if job.placement.device == "gpu":
         model.to(torch.device("cuda", torch.cuda.current_device()))

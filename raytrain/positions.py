@@ -13,7 +13,6 @@ import numpy as np
 from raytrain.data import Int32, Int64, TokenRows, join
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from raytrain.job import Job
@@ -50,5 +49,5 @@ def by_position(model: "PreTrainedModel", rows: TokenRows, job: "Job", share: "S
     for row, losses in row_losses(model, rows, job, share):
         sums = torch.stack([losses, torch.ones_like(losses)], dim=1)
         table[:, names.index(rows.groups[row])].index_add_(0, index[: len(losses)], sums)
-    parts: dict[str, torch.Tensor] = {f"{MEASURE}{2**i}": table[i] for i in range(len(table))}
+    parts = {f"{MEASURE}{2**i}": table[i] for i in range(len(table))}
     return {"loss": table.sum(dim=0), **parts}

@@ -19,7 +19,11 @@ class WorkerSettings(Strict):
     `workers` is the world size. `threads` per worker, 0 divides the machine's cores among the workers. `device` auto
     takes GPUs where Ray sees enough of them. `zero_stage` shards optimizer state (1), gradients too (2), parameters
     too (3); `offload` moves what is sharded to the host's memory: the optimizer (and, with ZeRO 3, the parameters).
+    `workers` may be changed half-way: steps stay what they were, and the new workers share them out (raytrain.resize).
+    `max_failures` counts workers that died; one that was told to stop (SIGTERM) saves first and does not count.
     """
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"workers", "threads", "max_failures"})
 
     workers: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=0)] = 0
@@ -126,10 +130,9 @@ class StageSettings(Strict):
             )
         return self
 
-    @property
-    def batches_per_step(self) -> int:
-        """Micro-batches that each worker adds up before an optimizer step."""
-        return self.accumulate
+    def step_batches(self, workers: int) -> int:
+        """Batches of one step over all workers, in a run that begins with so many."""
+        return workers * self.accumulate
 
 
 class PhaseSettings(Strict):
@@ -161,19 +164,20 @@ class CptSettings(StageSettings):
     tokens_per_step: Annotated[int, Field(ge=1)] | None = None
     train: Literal["all", "new_blocks"] = "all"
 
-    @property
-    def batches_per_step(self) -> int:
-        """Micro-batches that each worker adds up before an optimizer step."""
+    def step_batches(self, workers: int) -> int:
+        """Batches of one step over all workers, in a run that begins with so many."""
         if self.tokens_per_step is None:
-            return self.accumulate
-        return self.tokens_per_step // (self.worker.workers * self.tokens_per_batch)
+            return super().step_batches(workers)
+        return self.tokens_per_step // self.tokens_per_batch
 
     @field_validator("curriculum")
     @classmethod
     def _lengths_grow(cls, value: tuple[PhaseSettings, ...]) -> tuple[PhaseSettings, ...]:
         lengths = [phase.length for phase in value]
         if lengths != sorted(set(lengths)):
-            raise ValueError(f"the phases' lengths are {lengths}, and each must be longer than the one before; sort them")
+            raise ValueError(
+                f"the phases' lengths are {lengths}, and each must be longer than the one before; sort them"
+            )
         return value
 
     @model_validator(mode="after")
@@ -184,7 +188,9 @@ class CptSettings(StageSettings):
                 f"phase takes the longest documents; make the two equal"
             )
         if self.curriculum and not self.packing:
-            raise ValueError("curriculum needs packing=true, since only packed rows hold the same tokens in every phase")
+            raise ValueError(
+                "curriculum needs packing=true, since only packed rows hold the same tokens in every phase"
+            )
         if self.curriculum and self.overflow != "split":
             raise ValueError(
                 f"curriculum needs overflow=split, and it is {self.overflow}: a document may be longer than its phase"

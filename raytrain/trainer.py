@@ -57,8 +57,10 @@ class CompletionTrainer(SFTTrainer):
         return (loss, output) if return_outputs else loss
 
 
-def deepspeed_config(worker: WorkerSettings, precision: str) -> dict[str, Any]:
+def deepspeed_config(worker: WorkerSettings, precision: str, *, resized: bool = False) -> dict[str, Any]:
     """ZeRO for Accelerate, which fills in what is `auto`. Gradients are summed over ranks in fp32.
+
+    `resized` loads a checkpoint of another number of workers, made ready by raytrain.resize; saving stays the same.
 
     The optimizer is torch's fused AdamW on this rank's fp32 shard, so no DeepSpeed operator has to be compiled.
     """
@@ -73,6 +75,7 @@ def deepspeed_config(worker: WorkerSettings, precision: str) -> dict[str, Any]:
         "bf16": {"enabled": precision == "bf16"},
         "communication_data_type": "fp32",
         "zero_optimization": zero,
+        "checkpoint": {"load_universal": resized},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_accumulation_steps": "auto",

@@ -19,10 +19,13 @@ from agentmill.models.chat import AgentName, ChatModel, ChatRequest, Message, Mo
 from agentmill.plans.sandbox import Sandbox
 from simulation.judge import TRAINABLE
 from simulation.metrics import Heard, Measure, compare_understanding, entity_f1, rate, same_plan, same_verdict
+from simulation.tables import compact
 from simulation.verify import Place, Verifier, ungrounded
 
+Marks = dict[str, bool]
+
 RESULT_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("call_id", "agent", "prompt_json", "reference", "output", "error")]
+    [(n, pa.string()) for n in ("call_id", "agent", "prompt_json", "reference", "output", "error", "marks_json")]
     + [("right", pa.bool_())]
 )
 
@@ -92,25 +95,25 @@ async def ask_all(
         return list(await asyncio.gather(*map(ask, tests)))
 
 
-async def measure(answers: list[Answer], domain: Domain) -> tuple[dict[str, Measure], list[bool]]:
-    """The measures of each agent by their figure name, and for each answer whether it was right."""
+async def measure(answers: list[Answer], domain: Domain) -> tuple[dict[str, Measure], list[Marks]]:
+    """The measures of each agent by their figure name, and each answer's marks by the last part of that name."""
     async with Sandbox(1) as sandbox:
         verifier = Verifier(domain, sandbox)
-        right = [await _right(answer, verifier, domain) for answer in answers]
+        given = [await _marks(answer, verifier, domain) for answer in answers]
     measures: dict[str, Measure] = {}
     for agent in TRAINABLE:
-        mine = [(answer, marks) for answer, marks in zip(answers, right, strict=True) if answer.test.agent == agent]
+        mine = [(answer, marks) for answer, marks in zip(answers, given, strict=True) if answer.test.agent == agent]
         if not mine:
             continue
         for name in mine[0][1]:
             measures[f"{agent}.{name}"] = rate([marks[name] for _, marks in mine])
         if agent == "understander":
             measures["understander.entities"] = entity_f1([_heard(answer) for answer, _ in mine])
-    return measures, [all(marks.values()) for marks in right]
+    return measures, given
 
 
-def result_table(answers: list[Answer], right: list[bool]) -> pa.Table:
-    """The answers as rows that a person or a later stage can read."""
+def result_table(answers: list[Answer], given: list[Marks]) -> pa.Table:
+    """The answers as rows that a person or a later stage can read; `right` where every mark is good."""
     rows: list[dict[str, Any]] = [
         {
             "call_id": answer.test.call_id,
@@ -119,15 +122,15 @@ def result_table(answers: list[Answer], right: list[bool]) -> pa.Table:
             "reference": answer.test.reference,
             "output": answer.output,
             "error": answer.error,
-            "right": ok,
+            "marks_json": compact(marks),
+            "right": all(marks.values()),
         }
-        for answer, ok in zip(answers, right, strict=True)
+        for answer, marks in zip(answers, given, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
 
 
-async def _right(answer: Answer, verifier: Verifier, domain: Domain) -> dict[str, bool]:
-    """The marks of one answer, by the last part of their figure's name."""
+async def _marks(answer: Answer, verifier: Verifier, domain: Domain) -> Marks:
     test, output = answer.test, answer.output
     if test.agent == "understander":
         heard = _heard(answer)

@@ -4,9 +4,10 @@
     run_teacher  the teacher's system in this process, on the same scenarios and the same calls
 
 Success is decided by the domain from the final world and the rules, never from text. A conversation that failed for
-technical reasons counts as not successful and is counted apart. Figures: `evaluate.<stage>.*`; conversations, turns
-and calls (with every prompt) as Parquet under evaluate/<stage>/. A finished conversation is kept at once, so that an
-evaluation that was killed goes on with the others.
+technical reasons counts as not successful and is counted apart. A model that can do nothing is a result too: safe
+replies are no technical failure, and it is spared most of a large evaluation (`probe`). Figures: `evaluate.<stage>.*`;
+conversations, turns and calls (with every prompt) as Parquet under evaluate/<stage>/. A finished conversation is kept
+at once, so that an evaluation that was killed goes on with the others.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -26,7 +28,7 @@ from agentmill.log import duration, progress, say
 from agentmill.models.chat import ChatModel
 from agentmill.plans.sandbox import Sandbox
 from agentmill.runs import Run, atomic_dir, wilson
-from simulation.agent_tests import AgentTest, Answer, ask_all, draw_tests, measure, result_table
+from simulation.agent_tests import AgentTest, Answer, Marks, ask_all, draw_tests, measure, result_table
 from simulation.conversation import TurnFailed, play
 from simulation.gateway_client import GatewayClient, ServedAgentModel
 from simulation.models import ModelSettings, build_model, closing
@@ -36,6 +38,7 @@ from simulation.scenarios import conversation_sid
 from simulation.tables import column_by_sid, conversation_tables, read_table, write_table
 
 TEACHER = "teacher"
+HOPELESS = 0.9
 
 
 class EvaluationFailed(UserError):
@@ -48,11 +51,18 @@ Player = Callable[[Scenario, str], Awaitable[Rolled]]
 class EvaluateSettings(Strict):
     """How many held-out scenarios and agent calls, who plays the customer, how many at a time.
 
+    `models` says which models of the run are served and played, the teacher always beside them: the `final` one, `all`
+    that were trained or trained from, or a list of names. A model that completes none of the first `probe` scenarios
+    and gives hardly anything but safe replies is played no further, and its figures are of those.
     Up to `max_error_share` of the conversations, and of the calls, may fail technically (they count as wrong); beyond
     that it is the serving that failed and not the model.
     """
 
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"conversation_timeout_s", "max_error_share"})
+
+    models: Literal["final", "all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "final"
     scenarios: int = Field(50, ge=1)
+    probe: int = Field(50, ge=1)
     agent_calls: int = Field(200, ge=0)
     user: ModelSettings = ModelSettings()
     concurrency: int = Field(8, ge=1)
@@ -62,7 +72,7 @@ class EvaluateSettings(Strict):
 
 def run(
     run: Run, settings: EvaluateSettings, *, domain: str, system: TeamSettings, seed: int, base_url: str,
-    stage: str = "sft", mix: str = ALL,
+    stage: str, mix: str = ALL,
 ) -> None:  # fmt: skip
     """Evaluate the system served at `base_url` as `stage`; records `evaluate.<stage>.*`.
 
@@ -130,8 +140,8 @@ async def _evaluate(
         model, tests, system, concurrency=4 * settings.concurrency, seed=seed, label=f"eval {stage}"
     )
     _require_few_errors([answer.error for answer in answers], settings, stage, "agent calls")
-    measures, right = await measure(answers, domain)
-    _write(run, stage, done, answers, right)
+    measures, marks = await measure(answers, domain)
+    _write(run, stage, done, answers, marks)
     _record_conversations(run, stage, done, time.monotonic() - began)
     for name, value in measures.items():
         run.record(f"evaluate.{stage}.{name}", value.value, n=value.n, interval=value.interval)
@@ -173,28 +183,49 @@ async def _converse_over_http(
 async def _play_all(
     player: Player, scenarios: list[Scenario], settings: EvaluateSettings, stage: str, kept: Path
 ) -> list[Rolled]:
-    """Every scenario once, `concurrency` at a time, in the order given; what `kept` holds is not played again."""
+    """Every scenario once, `concurrency` at a time, in the order given; what `kept` holds is not played again.
+
+    The first `probe` are played first; a model that can do nothing is spared the others.
+    """
     done = _read_kept(kept)
     free = asyncio.Semaphore(settings.concurrency)
 
-    async def one(scenario: Scenario) -> None:
+    async def one(scenario: Scenario) -> Rolled:
         sid = conversation_sid(scenario, stage)
         if sid not in done:
             async with free:
-                began = time.perf_counter()
-                try:
-                    async with asyncio.timeout(settings.conversation_timeout_s):
-                        done[sid] = await player(scenario, sid)
-                except TimeoutError:
-                    error = f"not finished within conversation_timeout_s={settings.conversation_timeout_s:g}"
-                    done[sid] = stopped(scenario, sid, error, time.perf_counter() - began)
+                done[sid] = await _timed(player, scenario, sid, settings.conversation_timeout_s)
             with kept.open("a", encoding="utf-8") as stream:
                 stream.write(done[sid].model_dump_json() + "\n")
         bar.advance(1, success=sum(d.conversation.success for d in done.values()) / len(done))
+        return done[sid]
 
     with progress(f"eval {stage}", len(scenarios), "conversations") as bar:
-        await asyncio.gather(*map(one, scenarios))
-    return [done[conversation_sid(scenario, stage)] for scenario in scenarios]
+        probed = await asyncio.gather(*map(one, scenarios[: settings.probe]))
+        rest = scenarios[settings.probe :]
+        if rest and _can_do_nothing(probed):
+            say(
+                "evaluate", f"{stage:<8} completes none of {len(probed)} and can do nothing: {len(rest)} are not played"
+            )
+            rest = []
+        return [*probed, *await asyncio.gather(*map(one, rest))]
+
+
+async def _timed(player: Player, scenario: Scenario, sid: str, timeout_s: float) -> Rolled:
+    began = time.perf_counter()
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await player(scenario, sid)
+    except TimeoutError:
+        error = f"not finished within conversation_timeout_s={timeout_s:g}"
+        return stopped(scenario, sid, error, time.perf_counter() - began)
+
+
+def _can_do_nothing(played: list[Rolled]) -> bool:
+    """Whether nothing succeeded, nothing failed technically, and HOPELESS of the turns ended in the safe reply."""
+    safe = [turn.status == "safe_reply" for d in played for turn in d.turns]
+    idle = all(not d.conversation.success and d.conversation.status != "error" for d in played)
+    return idle and sum(safe) >= HOPELESS * len(safe)
 
 
 def _require_few_errors(errors: list[str], settings: EvaluateSettings, stage: str, unit: str) -> None:
@@ -226,14 +257,14 @@ def _agent_tests(run: Run, settings: EvaluateSettings, seed: int) -> list[AgentT
     return draw_tests(heldout, seeds, settings.agent_calls, seed)
 
 
-def _write(run: Run, stage: str, done: list[Rolled], answers: list[Answer], right: list[bool]) -> None:
+def _write(run: Run, stage: str, done: list[Rolled], answers: list[Answer], marks: list[Marks]) -> None:
     tables = conversation_tables(
         [d.conversation for d in done], [t for d in done for t in d.turns], [c for d in done for c in d.calls]
     )
     with atomic_dir(run.path("evaluate", stage)) as folder:
         for name, table in tables.items():
             write_table(table, folder / name / "part-00000.parquet")
-        write_table(result_table(answers, right), folder / "agents.parquet")
+        write_table(result_table(answers, marks), folder / "agents.parquet")
 
 
 def _record_conversations(run: Run, stage: str, done: list[Rolled], seconds: float) -> None:

@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write (default: the package data)")
     parser.add_argument("--scratch", type=Path, default=Path("runs/base"), help="folder of the checkpoint")
     parser.add_argument("--start", type=Path, help="folder of a base to go on from, with its tokenizer (default: anew)")
+    parser.add_argument("--blocks", type=int, help="grow to this many blocks before training (default: as it is)")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--copy-steps", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.start)
     before = None if args.start is None else json.loads((args.start / "base.json").read_text())
     schedule = Schedule(args.steps, args.copy_steps, args.learning_rate, args.seed)
-    model, progress = train(tokenizer, schedule, args.scratch / "checkpoint.pt", args.start)
+    model, progress = train(tokenizer, schedule, args.scratch / "checkpoint.pt", args.start, args.blocks)
     record = {
         "command": "agentmill base " + " ".join(sys.argv[1:] if argv is None else argv),
         "parameters": model.num_parameters(),

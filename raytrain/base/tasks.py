@@ -10,17 +10,15 @@ from random import Random
 from typing import Any
 
 from agentmill.agents.frames import render_frame
+from agentmill.agents.understander import reply_tail
+from raytrain.base import duties
+from raytrain.base.duties import compact
 from raytrain.base.replies import tellers
 from raytrain.base.speech import NO, YES, Entities, answer, correct, draw, repeat, request, slots_of
-from raytrain.base.venues import Venue, venues
+from raytrain.base.venues import Venue, system_text, venues
 from raytrain.base.words import DAYS, amount, clock, code, hour, made_up, person, product, word
 
 Sample = tuple[str, str, str]
-
-
-def compact(value: Any) -> str:
-    """JSON as the agents write it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _filled(rng: Random, v: Venue, names: tuple[str, ...], share: float) -> Entities:
@@ -96,9 +94,9 @@ def understand(rng: Random, v: Venue) -> Sample:
     frame: dict[str, Any] = {"intent": before, **state}
     if proposed:
         frame["proposed"] = True
-    frame |= {"assistant": tail[-120:], "customer": utterance}
+    frame |= {"assistant": reply_tail(tail), "customer": utterance}
     output = {"intent": intent, "entities": ordered, "confirmed": confirmed, "question": question}
-    return f"Understander of {v.title}. Reply with JSON.", render_frame(frame), compact(output)
+    return system_text("understander", v), render_frame(frame), compact(output)
 
 
 def _proposal(v: Venue, intent: str, e: Entities) -> str:
@@ -182,7 +180,7 @@ def plan(rng: Random, v: Venue) -> Sample:
         frame["violation"] = f"{kind}: {_FAULTS[kind]}"
         block = ("plan", refused)
     return (
-        f"Planner of {v.title}. Reply with a plan.",
+        system_text("planner", v),
         render_frame(frame, block=block),
         write_plan(v, intent, entities, confirmed),
     )
@@ -198,12 +196,12 @@ def evaluate(rng: Random, v: Venue) -> Sample:
         if code_text == write_plan(v, intent, entities, confirmed):
             found = []
     verdict = compact({"ok": not found, "violations": found})
-    return f"Evaluator of {v.title}. Reply with JSON.", render_frame(frame, block=("plan", code_text)), verdict
+    return system_text("evaluator", v), render_frame(frame, block=("plan", code_text)), verdict
 
 
 def explain(rng: Random, v: Venue) -> Sample:
     """Say what the tools returned, and nothing else."""
-    system = f"Explainer of {v.title}. Reply to the customer."
+    system = system_text("explainer", v)
     if rng.random() < 0.12:
         intent = rng.choice((v.chat, v.other))
         utterance, _ = request(rng, v, intent)
@@ -285,8 +283,8 @@ def render_text(rng: Random, v: Venue) -> Sample:
 
 
 _MIX: tuple[tuple[Callable[[Random, Venue], Sample], int], ...] = (
-    (understand, 34), (plan, 18), (evaluate, 6), (explain, 24), (extract, 5), (look_up, 4), (fill, 5),
-    (render_text, 4),
+    (understand, 17), (plan, 8), (evaluate, 3), (explain, 14), (extract, 3), (look_up, 3), (fill, 4), (render_text, 4),
+    (duties.understand, 18), (duties.plan, 10), (duties.evaluate, 4), (duties.explain, 12),
 )  # fmt: skip
 
 

@@ -177,3 +177,16 @@ def venues(seed: int = 11) -> tuple[Venue, ...]:
     """
     rng = Random(seed)
     return tuple(_venue(rng, *_ITEMS[i % len(_ITEMS)]) for i in range(12))
+
+
+_REPLY = {
+    "understander": "with JSON",
+    "planner": "with a plan",
+    "evaluator": "with JSON",
+    "explainer": "to the customer",
+}
+
+
+def system_text(agent: str, venue: Venue) -> str:
+    """The system text of an agent of the business."""
+    return f"{agent.capitalize()} of {venue.title}. Reply {_REPLY[agent]}."

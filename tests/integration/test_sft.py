@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import pytest
 from agentmill.runs import Run
 from raytrain import sft
 from raytrain.merge import MergeError
-from raytrain.settings import LoraSettings, SftSettings, WorkerSettings
+from raytrain.settings import LoraSettings, MergeSettings, SftSettings, WorkerSettings
+from raytrain.shards import Weights
 from raytrain.steplog import read_steps
 from raytrain.worker import TrainingFailed
 from tests.tiny_llama import write_tiny_llama
@@ -157,14 +159,36 @@ def test_the_first_loss_is_that_of_the_base(finished: Run) -> None:
     assert losses(finished)[0][1] == pytest.approx(total / count, rel=0.005)
 
 
-def test_nothing_of_the_work_is_left(finished: Run) -> None:
-    assert not list((finished.root / "checkpoints" / "sft").iterdir())
+def test_what_another_merge_needs_is_left_and_no_checkpoint(finished: Run) -> None:
+    (work,) = (finished.root / "checkpoints" / "sft").iterdir()
+    left = sorted(file.name for file in work.iterdir())
+    assert left == ["begun.json", "rows", "steps.jsonl", "trained", "trained.json"]
 
 
 def test_the_same_inputs_are_not_trained_on_twice(finished: Run) -> None:
     before = (finished.root / "models" / "sft" / "manifest.json").stat().st_mtime_ns
     sft.run(finished, SETTINGS, seed=1)
     assert (finished.root / "models" / "sft" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_another_merge_needs_no_training(finished: Run, tmp_path: Path) -> None:
+    """The kept model is merged with its start, what is published is scored, and nothing is trained."""
+    shutil.copytree(finished.root, tmp_path / "run")
+    run, trained = Run.open(tmp_path / "run"), finished.root / "models" / "sft"
+    shutil.rmtree(run.root / "logs")
+    sft.run(run, SETTINGS.model_copy(update={"merge": MergeSettings(weight=0.25)}), seed=1)
+    assert losses(run) == losses(finished)
+    assert not list(run.root.glob("checkpoints/sft/*/ray"))
+    before, after, between = (Weights(f) for f in (run.root / "models" / "base", trained, run.root / "models" / "sft"))
+    name = "model.layers.1.mlp.down_proj.weight"
+    want = before[name].load().float().lerp(after[name].load().float(), 0.25).bfloat16()
+    assert between[name].load().equal(want)
+    value = {name: float(figure.value) for name, figure in run.figures("train").items()}
+    once = {name: float(figure.value) for name, figure in finished.figures("train").items()}
+    assert value["train.sft.trained.heldout_loss"] == once["train.sft.heldout_loss"]
+    assert once["train.sft.heldout_loss"] < value["train.sft.heldout_loss"] < once["train.sft.start.heldout_loss"]
+    sft.run(run, SETTINGS, seed=1)
+    assert Weights(run.root / "models" / "sft")[name].load().equal(after[name].load())
 
 
 def test_a_killed_worker_changes_no_loss(finished: Run, tmp_path: Path) -> None:

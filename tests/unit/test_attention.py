@@ -10,16 +10,17 @@ from torch.nn import functional
 from raytrain.attention import fused, grouped_products
 
 LENGTHS = (5, 1, 9, 2)
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def tensors(heads: int, groups: int, batch: int, length: int) -> tuple[torch.Tensor, ...]:
+def tensors(heads: int, groups: int, batch: int, length: int) -> Tensors:
     torch.manual_seed(0)
     query = torch.randn(batch, heads, length, 8, requires_grad=True)
     key, value = (torch.randn(batch, groups, length, 8, requires_grad=True) for _ in range(2))
     return query, key, value
 
 
-def assert_same(ours: torch.Tensor, theirs: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
+def assert_same(ours: torch.Tensor, theirs: torch.Tensor, inputs: Tensors) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     weight = torch.randn_like(ours)
     for got, want in zip(

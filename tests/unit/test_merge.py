@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raytrain.merge import MergeError, check_targets, linear_modules, merge_adapter, publish
+from raytrain.folders import publish
+from raytrain.merge import MergeError, check_targets, linear_modules, merge_adapter
+from raytrain.shards import WeightsError
 from tests.tiny_llama import write_tiny_llama
 
 LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -47,6 +50,45 @@ def test_merged_weights_compute_what_the_adapter_computes(base: Path, tmp_path: 
     assert "lora" not in " ".join(merged.state_dict())
 
 
+def test_merged_weights_are_those_of_peft(base: Path, tmp_path: Path) -> None:
+    adapted = trained_adapter(base, tmp_path / "adapter")
+    out = tmp_path / "out"
+    out.mkdir()
+    merge_adapter(base, tmp_path / "adapter", out, shard_bytes=50_000)
+    assert len(list(out.glob("*.safetensors"))) > 1
+    ours = AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict()
+    theirs = adapted.merge_and_unload().to(torch.bfloat16).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("option", [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}}])
+def test_an_adapter_that_is_more_than_a_product_is_refused(
+    base: Path, tmp_path: Path, option: dict[str, object]
+) -> None:
+    trained_adapter(base, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **option}))
+    with pytest.raises(MergeError, match=rf"{next(iter(option))}=.* changes more than"):
+        merge_adapter(base, tmp_path / "adapter", tmp_path)
+
+
+def test_a_tensor_that_is_no_pair_is_refused(base: Path, tmp_path: Path) -> None:
+    trained_adapter(base, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    del tensors[next(name for name in tensors if "lora_B" in name)]
+    save_file(tensors, file)
+    with pytest.raises(MergeError, match="no pair of lora_A and lora_B"):
+        merge_adapter(base, tmp_path / "adapter", tmp_path)
+
+
+def test_an_adapter_of_a_wider_base_is_refused(base: Path, tmp_path: Path) -> None:
+    trained_adapter(write_tiny_llama(tmp_path / "wider", hidden=128), tmp_path / "adapter")
+    with pytest.raises(MergeError, match=r"is \[.*\] in the base and \[.*\] in the adapter"):
+        merge_adapter(base, tmp_path / "adapter", tmp_path)
+
+
 def test_merged_folder_keeps_type_and_tokenizer(base: Path, tmp_path: Path) -> None:
     trained_adapter(base, tmp_path / "adapter")
     out = tmp_path / "out"
@@ -74,7 +116,7 @@ def test_an_unknown_target_is_named_with_those_that_exist(base: Path) -> None:
 
 
 def test_a_missing_base_names_the_stage_to_run(tmp_path: Path) -> None:
-    with pytest.raises(MergeError, match="run the stages before this one first"):
+    with pytest.raises(WeightsError, match="run the stages before this one first"):
         linear_modules(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """The stage runner: what is skipped, what is done again, what goes on, and who may work on a run."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from agentmill.config import ConfigError, differences
 from agentmill.errors import UserError
 from agentmill.lineage import MemoryShortage
 from agentmill.runs import Run, RunError
-from cluster import runner, stages
+from cluster import chain, runner, stages
 from cluster.config import RunConfig
 from cluster.runner import decide, execute, lock, read_attempt, select
-from cluster.stages import STAGES, Stage, code_digest, stage_named
+from cluster.stages import MODEL, STAGES, Stage, code_digest, needs_of, stage_named
 
 Work = Callable[[Run, RunConfig], None]
 
@@ -80,7 +81,7 @@ def test_changed_code_does_its_stage_again(line: Line, monkeypatch: pytest.Monke
 def test_from_does_a_stage_again_and_until_stops(line: Line) -> None:
     execute(line.run, RunConfig())
     assert execute(line.run, RunConfig(), first="b", last="b") == ["b"]
-    assert [s.name for s in select(line.run, "b", None)] == ["b", "c"]
+    assert [s.name for s in select(line.run, RunConfig(), "b", None)] == ["b", "c"]
     assert execute(line.run, RunConfig()) == ["c"]
 
 
@@ -204,23 +205,87 @@ def test_too_little_memory_is_told_before_the_stage_starts(line: Line, monkeypat
     assert line.done == []
 
 
+WHOLE = RunConfig.model_validate({"expand": {}, "cpt": {}, "dpo": {}})
+
+
 def test_the_graph_is_in_order_and_owns_its_paths() -> None:
     seen: list[str] = []
     for stage in STAGES:
-        assert set(stage.needs) <= set(seen)
+        assert set(needs_of(stage, WHOLE)) <= set(seen)
+        assert set(needs_of(stage, RunConfig())) <= set(seen) - set(chain.OPTIONAL)
         seen.append(stage.name)
     owned = [path for stage in STAGES for path in stage.owns]
     assert len(owned) == len(set(owned))
     prefixes = [prefix for stage in STAGES for prefix in stage.figures]
     assert len(prefixes) == len(set(prefixes))
-    assert seen == ["simulate", "gate", "refine", "corpora", "base", "sft", "evaluate", "report"]
+    assert seen == ("simulate gate refine corpora base expand cpt sft dpo evaluate report".split())
+
+
+def test_a_stage_builds_on_the_newest_model_before_it() -> None:
+    def needs(config: RunConfig, name: str) -> list[str]:
+        return needs_of(stage_named(name), config)
+
+    assert needs(WHOLE, "expand") == ["base"]
+    assert needs(WHOLE, "cpt") == ["corpora", "expand"]
+    assert needs(WHOLE, "dpo") == ["corpora", "sft"]
+    assert needs(RunConfig(), "sft") == ["corpora", "base"]
+    assert needs(RunConfig.model_validate({"expand": {}}), "sft") == ["corpora", "expand"]
+    assert [name for name in needs(RunConfig(), "evaluate") if name in chain.MADE] == ["base", "sft"]
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_every_stage_knows_its_code(stage: Stage) -> None:
     assert len(code_digest(stage.sources)) == 32
     assert json.dumps(stage.settings(RunConfig()))
+    assert json.dumps(stage.settings(WHOLE))
 
 
 def test_differences_name_the_key_and_both_values() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == ["a.c 2 -> 3", "d None -> 4"]
+
+
+@pytest.fixture
+def chained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """Stages named as some of the real ones: base, cpt, sft, evaluate."""
+    made = Line(Run.create(tmp_path / "one", {}, "test"))
+    table = tuple(
+        dataclasses.replace(made.stage(name, needs), settings=lambda c: {})
+        for name, needs in (
+            ("base", ()), ("cpt", (MODEL,)), ("sft", (MODEL,)), ("evaluate", ("base", "cpt", "sft")),
+        )
+    )  # fmt: skip
+    monkeypatch.setattr(runner, "STAGES", table)
+    monkeypatch.setattr(stages, "STAGES", table)
+    return made
+
+
+WITH = RunConfig.model_validate({"cpt": {}})
+
+
+def test_a_stage_that_is_null_is_passed_by(chained: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(chained.run, RunConfig()) == ["base", "sft", "evaluate"]
+    assert "left out: cpt is null in the configuration" in capsys.readouterr().err
+    assert not (chained.run.root / "aside").exists()
+    assert execute(chained.run, RunConfig()) == []
+    for end in ("first", "last"):
+        with pytest.raises(ConfigError, match="cpt is null in the configuration"):
+            execute(chained.run, RunConfig(), **{end: "cpt"})
+    assert execute(chained.run, RunConfig(), first="sft", last="sft") == ["sft"]
+
+
+def test_a_stage_that_comes_in_moves_those_after_it(chained: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(chained.run, RunConfig())
+    assert execute(chained.run, WITH) == ["cpt", "sft", "evaluate"]
+    assert "done again: it builds on cpt now; it builds on base no more" in capsys.readouterr().err
+
+
+def test_a_stage_that_goes_out_leaves_its_work_aside_and_no_figure(
+    chained: Line, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(chained.run, WITH)
+    assert execute(chained.run, RunConfig()) == ["sft", "evaluate"]
+    aside = chained.run.root / "aside" / "cpt-000"
+    assert f"what was there is in {aside}" in capsys.readouterr().err
+    assert (aside / "cpt" / "part").is_file()
+    assert chained.run.completed("cpt") is None
+    assert "cpt.value" not in chained.run.figures()

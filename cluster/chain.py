@@ -1,0 +1,99 @@
+"""The chain of models of a run: base -> expanded -> cpt -> sft -> dpo, each made from the newest one before it.
+
+A stage whose settings are null is left out, and its model is not in the chain; a model's name is its folder under
+models/ and its place among the figures (`evaluate.<name>`). Invariant: who needs "the newest model" asks here.
+"""
+
+from typing import TYPE_CHECKING
+
+from agentmill.config import ConfigError, nearest
+from agentmill.runs import Run, RunError
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+MADE = {"base": "base", "expand": "expanded", "cpt": "cpt", "sft": "sft", "dpo": "dpo"}  # stage -> its model
+TRAINED = ("cpt", "sft", "dpo")
+SAME_FUNCTION = {"expanded"}  # computes what the model before it computes, until it is trained
+OPTIONAL = ("expand", "cpt", "dpo")
+
+
+def left_out(config: "RunConfig", stage: str) -> bool:
+    """Whether the configuration leaves a stage out: its settings are null."""
+    return stage in OPTIONAL and getattr(config, stage) is None
+
+
+def model_stages(config: "RunConfig") -> list[str]:
+    """The stages that make a model, in order."""
+    return [stage for stage in MADE if not left_out(config, stage)]
+
+
+def models(config: "RunConfig") -> list[str]:
+    """The models that a run of this configuration makes, in order."""
+    return [MADE[stage] for stage in model_stages(config)]
+
+
+def newest(config: "RunConfig") -> str:
+    """The model at the end of the chain: what is served, evaluated and shown unless another is named."""
+    return models(config)[-1]
+
+
+def stage_before(config: "RunConfig", stage: str) -> str:
+    """The model stage that `stage` starts from: the newest one before it."""
+    before = list(MADE)[: list(MADE).index(stage)]
+    return [name for name in before if not left_out(config, name)][-1]
+
+
+def start_of(config: "RunConfig", stage: str) -> str:
+    """The model that `stage` starts from."""
+    return MADE[stage_before(config, stage)]
+
+
+def evaluated(config: "RunConfig") -> list[str]:
+    """The models that `evaluate.models` asks for, in the order of the chain.
+
+    `all` leaves out the expanded model before it is trained: it computes what the base computes.
+    """
+    asked = config.evaluate.models
+    if asked == "final":
+        return [newest(config)]
+    if asked == "all":
+        return [name for name in models(config) if name not in SAME_FUNCTION]
+    return [name for name in models(config) if name in asked]
+
+
+def check_evaluated(config: "RunConfig") -> None:
+    """Look that every model named in `evaluate.models` is one of the chain.
+
+    Raises:
+        ValueError: when one is not; says which there are.
+    """
+    asked, there = config.evaluate.models, models(config)
+    unknown = [name for name in asked if name not in there] if not isinstance(asked, str) else []
+    if unknown:
+        raise ValueError(f"evaluate.models: {_no_such_model(config, unknown[0])}")
+
+
+def model_of(run: Run, config: "RunConfig", name: str | None = None) -> str:
+    """The model of that name in a finished part of a run, the newest where none is named.
+
+    Raises:
+        ConfigError: when the run makes no model of that name.
+        RunError: when it is not there yet; names the newest that is.
+    """
+    if name is not None and name not in models(config):
+        raise ConfigError(f"--stage {_no_such_model(config, name)}")
+    chosen = name or newest(config)
+    if not (run.root / "models" / chosen).is_dir():
+        there = [one for one in models(config) if (run.root / "models" / one).is_dir()]
+        instead = f", or take --stage {there[-1]}" if there else ""
+        raise RunError(f"{run.root} has no models/{chosen} yet; finish it with `agentmill run`{instead}")
+    return chosen
+
+
+def _no_such_model(config: "RunConfig", name: str) -> str:
+    guess = nearest(name, models(config))
+    meant = f"did you mean {guess}? " if guess else ""
+    stage = next((stage for stage, made in MADE.items() if name == made), None)
+    why = f" ({stage} is null, so that it is left out)" if stage and left_out(config, stage) else ""
+    return f"{name} is no model of this run{why}; {meant}it makes {', '.join(models(config))}"
