@@ -36,7 +36,7 @@ from benchmarks.plain_trl import Spec
 from benchmarks.training_data import BenchFailed, put_model, put_rows, python_path
 from raytrain.hardware import Placement, place
 from raytrain.merge import check_targets
-from raytrain.settings import DpoSettings, ExpandSettings, StageSettings
+from raytrain.settings import CptSettings, DpoSettings, ExpandSettings, StageSettings
 from raytrain.site import DEFAULT_SITE, Site
 from raytrain.steplog import read_steps
 
@@ -147,6 +147,15 @@ def measure(
     return measured
 
 
+def _plain(settings: StageSettings) -> StageSettings:
+    """The settings for one pass over the bench's rows, without what plain TRL is not asked for either: checkpoints on
+    the way, phases of a curriculum, a merge, more held-out rows than a few; and without packing."""
+    once = {"epochs": 1, "max_steps": None, "save_every_steps": 10**6, "heldout_rows": 16, "merge": None}
+    if isinstance(settings, CptSettings):
+        once |= {"curriculum": (), "tokens_per_step": None}
+    return settings.model_copy(update={**once, "packing": False})
+
+
 class _Bench:
     """One stage's two sides over one folder."""
 
@@ -156,9 +165,7 @@ class _Bench:
         import ray
 
         self.stage, self.sizes, self.site = stage, sizes, site
-        # A checkpoint is what plain TRL is not asked for either; the last step has none in both.
-        whole = {"epochs": 1, "max_steps": None, "save_every_steps": 10**6, "heldout_rows": 16, "merge": None}
-        self.settings = settings.model_copy(update={**whole, "packing": False})
+        self.settings = _plain(settings)
         self.module = importlib.import_module(f"raytrain.{stage}")
         self.run = Run.create(folder / stage, {}, "bench training")
         model = self.run.path("models", START)
