@@ -28,7 +28,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from agentmill.log import say
 from agentmill.runs import Run
@@ -150,7 +150,7 @@ def measure(
 def _plain(settings: StageSettings) -> StageSettings:
     """The settings for one pass over the bench's rows, without what plain TRL is not asked for either: checkpoints on
     the way, phases of a curriculum, a merge, more held-out rows than a few; and without packing."""
-    once = {"epochs": 1, "max_steps": None, "save_every_steps": 10**6, "heldout_rows": 16, "merge": None}
+    once: dict[str, Any] = {"epochs": 1, "max_steps": None, "save_every_steps": 10**6, "heldout_rows": 16, "merge": None}
     if isinstance(settings, CptSettings):
         once |= {"curriculum": (), "tokens_per_step": None}
     return settings.model_copy(update={**once, "packing": False})
