@@ -1,6 +1,6 @@
 """What `agentmill bench training`, `resume` and `adaptation` need: stage settings, a base model, and Ray."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from benchmarks.training import Sizes
 
 Device = Literal["auto", "cpu", "gpu"]
-DEFAULTS: Mapping[str, Callable[[], StageSettings]] = {"cpt": CptSettings, "sft": SftSettings, "dpo": DpoSettings}
+DEFAULTS: Mapping[str, type[CptSettings] | type[SftSettings] | type[DpoSettings]] = {
+    "cpt": CptSettings,
+    "sft": SftSettings,
+    "dpo": DpoSettings,
+}
 
 
 def settings_of(config: RunConfig, stage: str, device: Device | None) -> StageSettings:
@@ -31,7 +35,9 @@ def settings_of(config: RunConfig, stage: str, device: Device | None) -> StageSe
         guess = nearest(stage, DEFAULTS)
         meant = f"did you mean {guess}?" if guess else f"there are {', '.join(DEFAULTS)}"
         raise ConfigError(f"--stage {stage}: no stage of training has this name; {meant}")
-    settings: StageSettings = getattr(config, stage) or under(config.hardware, stage, DEFAULTS[stage]())
+    settings: StageSettings = getattr(config, stage) or DEFAULTS[stage].model_validate(
+        under(config.hardware, stage, {})
+    )
     if device is None:
         return settings
     return settings.model_copy(update={"worker": settings.worker.model_copy(update={"device": device})})
