@@ -150,10 +150,11 @@ def measure(
 def _plain(settings: StageSettings) -> StageSettings:
     """The settings for one pass over the bench's rows, without what plain TRL is not asked for either: checkpoints on
     the way, phases of a curriculum, a merge, more held-out rows than a few; and without packing."""
-    once: dict[str, Any] = {"epochs": 1, "max_steps": None, "save_every_steps": 10**6, "heldout_rows": 16, "merge": None}
+    once: dict[str, Any] = {"epochs": 1, "max_steps": None, "merge": None}
+    once |= {"packing": False, "save_every_steps": 10**6, "heldout_rows": 16}
     if isinstance(settings, CptSettings):
         once |= {"curriculum": (), "tokens_per_step": None}
-    return settings.model_copy(update={**once, "packing": False})
+    return settings.model_copy(update=once)
 
 
 class _Bench:
