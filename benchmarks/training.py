@@ -53,7 +53,7 @@ class Sizes:
     """How much is measured: steps of a training, those of them that warm up, and how often each side has a turn."""
 
     steps: int = 40
-    warm: int = 8
+    warm: int = 4
     repeats: int = 3
 
 

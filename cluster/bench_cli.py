@@ -168,7 +168,7 @@ def bench_training(
         str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
     ] = "shipped",
     steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 40,
-    warm: Annotated[int, typer.Option(min=1, help="of these, the first that are not counted")] = 8,
+    warm: Annotated[int, typer.Option(min=1, help="of these, the first that are not counted")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="turns of each side; the median counts")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="a look: one turn of 12 steps")] = False,
     device: DeviceOption = None,
