@@ -23,6 +23,11 @@ def left_out(config: "RunConfig", stage: str) -> bool:
     return stage in OPTIONAL and getattr(config, stage) is None
 
 
+def left_out_of(run: Run, stage: str) -> bool:
+    """Whether a run leaves a stage out, by its stored configuration, which another version may have written."""
+    return stage in OPTIONAL and run.manifest["config"].get(stage) is None
+
+
 def model_stages(config: "RunConfig") -> list[str]:
     """The stages that make a model, in order."""
     return [stage for stage in MADE if not left_out(config, stage)]

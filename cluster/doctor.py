@@ -25,14 +25,16 @@ MARKS = {"ok": "ok", "note": "note", "missing": "MISSING"}
 REQUIRED = {
     "pydantic-monty": "every stage that runs plans",
     "pyarrow": "every stage",
-    "ray": "simulate, refine, sft, evaluate, serve",
-    "torch": "base, sft, evaluate, serve",
-    "transformers": "base, sft, evaluate, serve",
-    "peft": "sft",
-    "trl": "sft",
-    "deepspeed": "sft",
-    "datasets": "sft",
-    "accelerate": "sft",
+    "ray": "simulate, refine, cpt, sft, dpo, evaluate, serve",
+    "torch": "cpt, sft, dpo, evaluate, serve",
+    "transformers": "cpt, sft, dpo, evaluate, serve",
+    "safetensors": "expand, cpt, sft, dpo",
+    "peft": "sft, dpo, and cpt with an adapter",
+    "trl": "cpt, sft, dpo",
+    "deepspeed": "cpt, sft, dpo",
+    "datasets": "cpt, sft, dpo",
+    "accelerate": "cpt, sft, dpo",
+    "scipy": "evaluate",
 }
 REINSTALL = "run `make .venv` in the project's folder"
 # Versions that were seen to fail together; ray's own extra names the vLLM that it works with.
@@ -203,14 +205,14 @@ def _loopback() -> list[Finding]:
 
 
 def _base_model() -> list[Finding]:
-    from cluster.base import REQUIRED as FILES
-    from cluster.base import BaseSettings, model_folder
+    from cluster.base import BaseSettings, missing_files, model_folder
+    from raytrain.shards import Weights
 
     folder = model_folder(BaseSettings())
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = missing_files(folder)
     if missing:
         return [Finding("shipped base", f"lacks {', '.join(missing)}", "missing", "make it with `agentmill base`")]
-    return [Finding("shipped base", f"{(folder / 'model.safetensors').stat().st_size / 2**20:.1f} MiB")]
+    return [Finding("shipped base", f"{Weights(folder).size / 2**20:.1f} MiB")]
 
 
 def _version(name: str) -> str | None:

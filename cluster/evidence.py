@@ -73,26 +73,11 @@ def samples(run: Run, count: int) -> list[ShownRow]:
     return [show(row, tokenizer) for row in chosen[:count]]
 
 
-def loss_log(run: Run) -> list[dict[str, float]]:
-    """The lines of logs/sft.jsonl that can be read; a line that a kill cut short is left out."""
-    file = run.root / "logs" / "sft.jsonl"
-    if not file.is_file():
+def conversations(run: Run, count: int, model: str | None) -> list[ShownConversation]:
+    """Conversations of the evaluation of a model, completed ones and a third of failed ones; none without a model."""
+    if model is None:
         return []
-    by_step: dict[float, dict[str, float]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        numbers = {key: float(value) for key, value in entry.items() if isinstance(value, int | float)}
-        if "step" in numbers:
-            by_step[numbers["step"]] = numbers
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def conversations(run: Run, count: int, stage: str = "sft") -> list[ShownConversation]:
-    """Conversations of the evaluation of `stage`: failed ones first, where there are any, then completed ones."""
-    folder = run.root / "evaluate" / stage
+    folder = run.root / "evaluate" / model
     rows = list(_rows(folder / "conversations"))
     failed, passed = [r for r in rows if not r["success"]], [r for r in rows if r["success"]]
     chosen = [*passed[: count - min(len(failed), count // 3)], *failed[: count // 3]][:count]

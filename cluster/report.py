@@ -11,22 +11,24 @@ import jinja2
 
 from agentmill.log import say
 from agentmill.runs import Figure, Run, atomic_write_text
-from cluster import evidence, gate, scenarios
-from cluster.charts import Rate, Series, curve, rates, smooth
+from cluster import chain, evidence, gate, scenarios, training
+from cluster.charts import Rate, rates
+from cluster.comparison import (
+    LEGEND,
+    SAFE,
+    SUCCESS,
+    TEACHER,
+    changes,
+    compared,
+    evaluated_models,
+    newest_evaluated,
+    side_by_side,
+)
 from cluster.config import ReportSettings
+from cluster.shown import shown, shown_interval
 from cluster.stages import STAGES
-from cluster.status import shown, shown_interval
 from simulation.gate import read_calibration
 
-AGENT_WORK = {
-    "success": "scenarios completed",
-    "understander.intent": "Understander: intent",
-    "understander.entities": "Understander: entities",
-    "planner.equivalent": "Planner: plan equivalent",
-    "planner.executable": "Planner: plan executable",
-    "explainer.grounded": "Explainer: reply grounded",
-}
-WHO = {"sft": "student", "teacher": "teacher"}
 TRUST = {
     "simulate.user_errors": "conversations that the simulated customer spoiled",
     "simulate.user_errors.left_early": "it left before its goal",
@@ -73,13 +75,13 @@ def render(run: Run, settings: ReportSettings) -> str:
         trust={label: figures[name] for name, label in TRUST.items() if name in figures},
         corpora=_under(figures, "simulate", "refine", "corpora", "data"),
         training=_under(figures, "base", "train"),
-        evaluation=_evaluation(figures),
+        models=_models(figures),
+        student=newest_evaluated(figures) or "",
         evaluation_chart=rates(_rates(figures)),
         scenarios=scenarios.section(run),
         samples=evidence.samples(run, settings.samples),
-        loss=_loss_chart(run),
-        speed=_speed_chart(run),
-        conversations=evidence.conversations(run, settings.conversations),
+        charts=training.section(run),
+        conversations=evidence.conversations(run, settings.conversations, newest_evaluated(figures)),
         gate=_gate(run),
         gate_figures=_gate_figures(figures),
     )
@@ -105,9 +107,9 @@ def _stages(run: Run, figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
             continue
         mark = run.completed(stage.name)
         seconds = figures.get(f"run.stage.{stage.name}.seconds")
-        rows.append(
-            {"name": stage.name, "does": stage.does, "seconds": seconds, "when": mark.completed if mark else ""}
-        )
+        absent = "left out" if chain.left_out_of(run, stage.name) else "not done"
+        when = mark.completed[:19].replace("T", " ") if mark else absent
+        rows.append({"name": stage.name, "does": stage.does, "seconds": seconds, "when": when})
     return rows
 
 
@@ -115,42 +117,30 @@ def _under(figures: Mapping[str, Figure], *prefixes: str) -> dict[str, Figure]:
     return {name: f for name, f in figures.items() if name.split(".")[0] in prefixes}
 
 
-def _evaluation(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
-    """One row for each thing that was judged, student and teacher side by side; what else is there comes after."""
-    names = {name.split(".", 2)[2] for name in figures if name.startswith(("evaluate.sft.", "evaluate.teacher."))}
-    ordered = [name for name in AGENT_WORK if name in names] + sorted(names - AGENT_WORK.keys())
-    return [
-        {
-            "label": AGENT_WORK.get(name, name.replace(".", ": ")),
-            "cells": [figures.get(f"evaluate.{stage}.{name}") for stage in WHO],
-        }
-        for name in ordered
-    ]
+def _models(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """The models side by side, and how each differs from those that it was compared with."""
+    return {
+        "names": evaluated_models(figures),
+        "rows": side_by_side(figures, everything=True),
+        "legend": LEGEND,
+        "changes": [
+            {"model": model, "other": other, "rows": changes(figures, model, other)}
+            for model, other in compared(figures)
+        ],
+    }
 
 
 def _rates(figures: Mapping[str, Figure]) -> list[Rate]:
+    """Success of every model; of the newest model and the teacher the agents' rates too."""
+    newest = newest_evaluated(figures)
     rows = []
-    for name, label in AGENT_WORK.items():
-        for stage, who in WHO.items():
-            figure = figures.get(f"evaluate.{stage}.{name}")
-            if figure is not None and figure.interval is not None:
+    for row in side_by_side(figures):
+        for model, cell in zip(evaluated_models(figures), row.cells, strict=True):
+            figure = cell.figure
+            if figure is None or figure.interval is None or row.measure == SAFE:
+                continue
+            if row.measure == SUCCESS or model in (newest, TEACHER):
                 low, high = figure.interval
-                style = "dot" if stage == "sft" else "dot teacher"
-                rows.append(Rate(f"{label}, {who}", float(figure.value), low, high, style))
+                style = "dot teacher" if model == TEACHER else "dot"
+                rows.append(Rate(f"{row.label}, {model}", float(figure.value), low, high, style))
     return rows
-
-
-def _loss_chart(run: Run) -> Any:
-    log = evidence.loss_log(run)
-    points = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
-    window = max(1, len(points) // 40)
-    series = [Series("each step", points, "line faint"), Series(f"mean of {window} steps", smooth(points, window))]
-    heldout = [(entry["step"], entry["heldout_loss"]) for entry in log if "heldout_loss" in entry]
-    if heldout:
-        series.append(Series("held out", heldout, "line second"))
-    return curve(series, x_label="step", y_label="loss (nats a token)")
-
-
-def _speed_chart(run: Run) -> Any:
-    points = [(entry["step"], entry["tokens_per_s"]) for entry in evidence.loss_log(run) if "tokens_per_s" in entry]
-    return curve([Series("tokens/s", points)], x_label="step", y_label="tokens/s") if points else ""

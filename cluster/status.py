@@ -6,10 +6,15 @@ from rich.console import Console
 from rich.table import Table
 
 from agentmill.log import duration
-from agentmill.runs import Figure, Run, RunError
+from agentmill.runs import Run, RunError
+from cluster import chain
+from cluster.comparison import newest_evaluated, print_table
 from cluster.config import RunConfig, config_of
+from cluster.memory import forecasts, memory_table
 from cluster.runner import decide, read_attempt, select
+from cluster.shown import shown, shown_interval
 from cluster.stages import STAGES, Stage, needs_of
+from raytrain.shape import ShapeError
 from simulation.job import read_state
 
 RESULTS = (
@@ -17,16 +22,16 @@ RESULTS = (
     ("simulate.calls", "model calls recorded"),
     ("gate.saved", "evaluator calls that the gate saves"),
     ("gate.miss_rate", "plans that the gate misses"),
-    ("corpora.sft.train", "training rows"),
-    ("train.sft.tokens_per_s", "training speed"),
-    ("train.sft.heldout_loss", "held-out loss"),
-    ("evaluate.teacher.success", "teacher, held-out scenarios completed"),
-    ("evaluate.sft.success", "student, held-out scenarios completed"),
-    ("evaluate.sft.understander.intent", "student, intent right"),
-    ("evaluate.sft.understander.entities", "student, entities right"),
-    ("evaluate.sft.planner.equivalent", "student, plan equivalent"),
-    ("evaluate.sft.planner.executable", "student, plan executable"),
-    ("evaluate.sft.explainer.grounded", "student, reply grounded"),
+    *(
+        (f"train.{stage}.{name}", f"{stage}, {label}")
+        for stage in chain.TRAINED
+        for name, label in (
+            ("train_rows", "training rows"),
+            ("seconds", "training time"),
+            ("tokens_per_s", "training speed"),
+            ("heldout_loss", "loss on its held-out rows"),
+        )
+    ),
     ("run.seconds", "seconds of all stages"),
 )
 
@@ -39,7 +44,12 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
     run = Run.open(root) if (root / "run.json").is_file() else Run(root.absolute(), {})
     table = Table("stage", "would", "because", title=f"{root} (dry run)", title_justify="left")
     again: set[str] = set()
-    for stage in select(run, config, first, last):
+    chosen = select(run, config, first, last)
+    for stage in STAGES:
+        if chain.left_out(config, stage.name):
+            table.add_row(stage.name, "leave out", "null in the configuration")
+        if stage not in chosen:
+            continue
         decision = decide(run, config, stage, force=first is not None)
         verdict, reason = decision.verdict, decision.reason
         upstream = sorted(again & set(needs_of(stage, config)))
@@ -50,6 +60,14 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
         table.add_row(stage.name, WOULD.get(verdict, "do again"), reason)
     console.print_json(data=config.resolved())
     console.print(table)
+    console.print(_memory(run, config))
+
+
+def _memory(run: Run, config: RunConfig) -> Table | str:
+    try:
+        return memory_table(list(forecasts(config, run.root / "models")), config.hardware.name)
+    except ShapeError as error:
+        return f"memory: not computed: {error}"
 
 
 def print_runs(runs: Path) -> None:
@@ -65,12 +83,13 @@ def print_runs(runs: Path) -> None:
     for file in files:
         run = Run.open(file.parent)
         figures = run.figures()
-        done = sum(run.completed(stage.name) is not None for stage in STAGES)
+        made = [stage.name for stage in STAGES if not chain.left_out_of(run, stage.name)]
+        student = newest_evaluated(figures)
         table.add_row(
             run.name,
-            f"{done}/{len(STAGES)}",
+            f"{sum(run.completed(name) is not None for name in made)}/{len(made)}",
             shown(figures.get("run.seconds")),
-            shown(figures.get("evaluate.sft.success")),
+            f"{student} {shown(figures.get(f'evaluate.{student}.success'))}" if student else "",
             shown(figures.get("evaluate.teacher.success")),
             run.command,
         )
@@ -82,6 +101,9 @@ def print_stages(run: Run) -> None:
     config = config_of(run)
     table = Table("stage", "state", "seconds", "", title=str(run.root), title_justify="left")
     for stage in STAGES:
+        if chain.left_out(config, stage.name):
+            table.add_row(stage.name, "left out", "", "null in the configuration")
+            continue
         mark, attempt = run.completed(stage.name), read_attempt(run, stage.name)
         decision = decide(run, config, stage)
         if mark is not None:
@@ -107,36 +129,15 @@ def print_result(run: Run) -> None:
     console = Console()
     if table.row_count:
         console.print(table)
+    print_table(run)
     page = run.root / "report" / "index.html"
     if page.is_file():
         console.print(f"report   {page}", highlight=False, soft_wrap=True)
-    if run.completed("sft"):
-        console.print(f"serve it with `agentmill serve {run.name}`, then `agentmill chat`", highlight=False)
-
-
-def shown(figure: Figure | None) -> str:
-    """A figure as a person reads it: a rate as a percentage, seconds as a duration, counts with separators."""
-    if figure is None:
-        return ""
-    value = figure.value
-    if isinstance(value, bool | str):
-        return str(value)
-    if figure.interval is not None and not figure.unit and 0 <= value <= 1:
-        return f"{100 * value:.1f} %"
-    if figure.unit == "s":
-        return duration(float(value))
-    number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{number} {figure.unit}".strip()
-
-
-def shown_interval(figure: Figure) -> str:
-    """The interval in the same unit as `shown`."""
-    if figure.interval is None:
-        return ""
-    low, high = figure.interval
-    if not figure.unit and 0 <= low <= high <= 1:
-        return f"{100 * low:.1f} to {100 * high:.1f} %"
-    return f"{low:,.4g} to {high:,.4g}"
+    trained = [stage for stage in chain.TRAINED if not chain.left_out_of(run, stage)]
+    done = [stage for stage in trained if run.completed(stage)]
+    if done:
+        which = "" if done[-1] == trained[-1] else f" --stage {done[-1]}"
+        console.print(f"serve it with `agentmill serve {run.name}{which}`, then `agentmill chat`", highlight=False)
 
 
 def _how_far(run: Run, stage: Stage, attempts: int) -> str:

@@ -28,14 +28,19 @@ class Part:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row as a person reads it. `tokens` are (masked, trained), None where no tokenizer was at hand."""
+    """A row as a person reads it. `tokens` are those of each part, None where no tokenizer was at hand."""
 
     agent: str
     source: str
     call_id: str
     sid: str
     parts: tuple[Part, ...]
-    tokens: tuple[int, int] | None
+    tokens: tuple[int, ...] | None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with the longest answer to it, which is what has to fit; 0 where they are not known."""
+        return self.tokens[0] + max(self.tokens[1:]) if self.tokens else 0
 
 
 def print_rows(run: Run, corpus: str, split: str, agent: str | None, count: int) -> None:
@@ -52,11 +57,15 @@ def print_rows(run: Run, corpus: str, split: str, agent: str | None, count: int)
     legend = Text.assemble(*[(f" {kind} ", STYLES[kind]) for kind in STYLES])
     note = "" if tokenizer else "; models/base has no tokenizer here: the text without the signs of the chat template"
     console.print(Text(f"{corpus}/{split} of {run.root}{note} ").append_text(legend))
+    limit = _limit(run, corpus)
     for row in rows_of(run, corpus, split, agent, count):
         shown = show(row, tokenizer)
-        size = f", {shown.tokens[0]} masked + {shown.tokens[1]} trained tokens" if shown.tokens else ""
+        size = _size(shown)
         lineage = " ".join(word for word in (shown.call_id, shown.sid and f"of {shown.sid}") if word)
         console.rule(Text(f"{shown.agent} ({shown.source}) {lineage}{size}"), align="left")
+        if limit and shown.longest > limit[0]:
+            fate = "left out" if limit[1] == "drop" else "stops the stage"
+            console.print(Text(f"{shown.longest} tokens are over {corpus}.max_length={limit[0]}: {fate}", "yellow"))
         for part in shown.parts:
             if console.color_system is None:  # a file or a plain terminal: the kinds in words
                 console.print(Text(f"-- {part.kind}:"))
@@ -89,11 +98,11 @@ def rows_of(run: Run, corpus: str, split: str, agent: str | None, count: int) ->
 def show(row: dict[str, Any], tokenizer: Any | None) -> ShownRow:
     """A row in its parts, rendered with the tokenizer's chat template where there is one."""
     prompt = row["prompt"]
-    tokens: tuple[int, int] | None = None
+    tokens: tuple[int, ...] | None = None
     if "chosen" in row:
         (before, chosen), (_, rejected) = (_sides(prompt, row[side], tokenizer) for side in ("chosen", "rejected"))
         parts = [Part("masked", before[0]), Part("trained", chosen[0] + "\n"), Part("rejected", rejected[0])]
-        tokens = _counts(before, chosen)
+        tokens = _counts(before, chosen, rejected)
     elif not row["completion"]:
         parts = [Part("masked", _plain(prompt)), Part("trained", _OPEN)]
     else:
@@ -130,8 +139,21 @@ def _sides(prompt: list[dict[str, str]], learnt: list[dict[str, str]], tokenizer
     return (masked, start), (trained, len(ids) - start)
 
 
-def _counts(masked: _Side, trained: _Side) -> tuple[int, int] | None:
-    return None if masked[1] is None or trained[1] is None else (masked[1], trained[1])
+def _counts(*sides: _Side) -> tuple[int, ...] | None:
+    counts = tuple(count for _, count in sides if count is not None)
+    return counts if len(counts) == len(sides) else None
+
+
+def _limit(run: Run, corpus: str) -> tuple[int, str] | None:
+    """The length that the stage of this corpus takes, and what becomes of a row over it; None without such a stage."""
+    settings = run.manifest.get("config", {}).get(corpus) or {}
+    return (settings["max_length"], settings["overflow"]) if {"max_length", "overflow"} <= set(settings) else None
+
+
+def _size(shown: ShownRow) -> str:
+    if not shown.tokens:
+        return ""
+    return ", " + " + ".join(f"{n} {part.kind}" for n, part in zip(shown.tokens, shown.parts, strict=True)) + " tokens"
 
 
 def _plain(messages: list[dict[str, str]]) -> str:

@@ -7,6 +7,7 @@ multiple of `workers`; the batches that ranks run at the same time are neighbour
 the same plan, so that step n of a run that goes on is step n of one that was never stopped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ IGNORED = -100
 POOL_BATCHES = 64
 
 Plan = list[list[int]]
+Share = Callable[[Plan], Plan]  # one rank's batches of a plan
 
 
 def plan_batches(lengths: Int64, budget: int, workers: int, epochs: int, seed: int) -> Plan:

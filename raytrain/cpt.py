@@ -16,17 +16,19 @@ from typing import Any
 from agentmill.log import say
 from agentmill.runs import Run
 from raytrain.curriculum import in_phases
-from raytrain.data import LengthReport, TokenRows, tokenise
+from raytrain.data import TokenRows, tokenise
 from raytrain.expand import new_blocks
 from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN
+from raytrain.lengths import LengthReport
 from raytrain.positions import without_context
 from raytrain.settings import CptSettings, StageSettings
+from raytrain.site import DEFAULT_SITE, Site
 from raytrain.stage import Stage, train_stage
 
 NAME = "cpt"
 
 
-def run(run: Run, settings: CptSettings, *, start: str = "base", seed: int) -> None:
+def run(run: Run, settings: CptSettings, *, start: str = "base", seed: int, site: Site = DEFAULT_SITE) -> None:
     """Train models/cpt from models/<start>. Ray must be initialised.
 
     Raises:
@@ -36,7 +38,7 @@ def run(run: Run, settings: CptSettings, *, start: str = "base", seed: int) -> N
     if settings.train == "new_blocks":
         blocks = new_blocks(run.root / "models" / start)
         say(NAME, f"only the new blocks {', '.join(map(str, blocks))} are trained")
-    train_stage(run, Stage(NAME, _tokenise, _arrange), settings, start=start, seed=seed)
+    train_stage(run, Stage(NAME, _tokenise, arrange=_arrange), settings, start=start, seed=seed, site=site)
 
 
 def _tokenise(file: Path, tokenizer: Any, settings: StageSettings) -> tuple[TokenRows, LengthReport]:

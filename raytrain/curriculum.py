@@ -8,6 +8,7 @@ phase; a phase has no row over its length.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,7 @@ def in_phases(rows: TokenRows, phases: Sequence[PhaseSettings], seed: int) -> tu
         kept += pieces
         numbers += [phase] * len(pieces)
         counts[phase] += len(pieces), len(pieces) if len(pieces) > 1 else 0, sum(len(piece[0]) for piece in pieces)
-    joined = join(kept)
-    result = TokenRows(joined.tokens, joined.offsets, joined.starts, joined.groups, tuple(numbers))
-    return result, [
+    return replace(join(kept), phases=tuple(numbers)), [
         f"phase {number + 1}, at most {phase.length:,} tokens: {have:,} rows ({split:,} of them pieces of longer "
         f"ones), {tokens:,} tokens"
         for number, (phase, (have, split, tokens)) in enumerate(zip(phases, counts.tolist(), strict=True))

@@ -18,10 +18,10 @@ from raytrain.packing import plan_packs
 from raytrain.resize import redeal, rounds
 from raytrain.settings import StageSettings
 
-TRAIN, HELDOUT, PUBLIC_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "general"
+TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "sft_heldout", "general"
 HELDOUT_BARE = "heldout_without_context"
 CHECKPOINTS = "ray"
-SETS = (TRAIN, HELDOUT, HELDOUT_BARE, PUBLIC_HELDOUT, GENERAL)
+SETS = (TRAIN, HELDOUT, HELDOUT_BARE, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Job:
 
     @property
     def sets(self) -> dict[str, Path]:
-        """Folders of tokenised rows by name; public_heldout is there only with public data, heldout_without_context
-        only where the rows are documents with a context."""
+        """Folders of tokenised rows by name; public_heldout is there only with public data, sft_heldout only in dpo,
+        heldout_without_context only where the rows are documents with a context."""
         folders = {name: self.work / "rows" / name for name in SETS}
         return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
@@ -103,17 +103,20 @@ class Job:
         return rounds(self.settings.step_batches(self.begun_with), self.settings.worker.workers)
 
     def plan(self, rows: TokenRows) -> Plan:
-        """The batches of the whole run over these rows, cut to `max_steps`."""
-        settings, lengths, begun_with = self.settings, rows.lengths, self.begun_with
+        """The batches of the whole run over these rows' items, cut to `max_steps`."""
+        settings, begun_with = self.settings, self.begun_with
         batches = settings.step_batches(begun_with)
         spread = settings.tokens_per_batch, begun_with, settings.epochs, self.seed
-        plan = plan_packs(lengths, *spread, rows.phases) if settings.packing else plan_batches(lengths, *spread)
+        if settings.packing:
+            plan = plan_packs(rows.lengths, *spread, rows.phases)
+        else:
+            plan = plan_batches(rows.item_costs, *spread)
         plan = plan if settings.max_steps is None else plan[: settings.max_steps * batches]
         return plan if settings.worker.workers == begun_with else redeal(plan, batches, settings.worker.workers)
 
-    def step_tokens(self, lengths: Int64, plan: Plan) -> list[int]:
-        """Real tokens of each step, over all ranks and accumulated batches."""
-        each = [int(lengths[batch].sum()) if batch else 0 for batch in plan]
+    def step_tokens(self, tokens: Int64, plan: Plan) -> list[int]:
+        """Real tokens of each step, over all ranks and accumulated batches, from the real tokens of each item."""
+        each = [int(tokens[batch].sum()) if batch else 0 for batch in plan]
         size = self._batches_per_step
         return [sum(each[i : i + size]) for i in range(0, len(each), size)]
 

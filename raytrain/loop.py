@@ -8,6 +8,7 @@ so are written last and atomically, so that what they stand for is whole. What d
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 import torch.distributed
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
-from trl.trainer.sft_config import SFTConfig
+from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
@@ -25,16 +26,18 @@ from raytrain.blend import blend_folder
 from raytrain.callbacks import StepLog
 from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
-from raytrain.hardware import Placement
 from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN, Job
 from raytrain.merge import merge_adapter
+from raytrain.meter import meter_of
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
 from raytrain.packing import PackedCollator
+from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
 from raytrain.settings import MergeSettings
 from raytrain.stopping import StopWhenTold
-from raytrain.trainer import CompletionTrainer, deepspeed_config, skip_shared_memory_op
+from raytrain.sweep import file_name
+from raytrain.trainer import deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
 Measured = dict[str, dict[str, list[float]]]  # measure -> group -> [total, count]
@@ -50,12 +53,13 @@ def train(job: Job) -> dict[str, Any]:
     if job.placement.device == "cpu":
         skip_shared_memory_op()
     objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    objective.before(job)
     stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
     if stopped:
         return stopped
     result = json.loads(job.finished.read_text(encoding="utf-8"))
     if job.settings.merge is not None:
-        blended(job.start, job.trained, job.merged, job.settings.merge)
+        _blend(job, job.settings.merge)
         scores = result["scores"]
         result["scores"] = {"start": scores["start"], "trained": scores["end"]}
         result["scores"]["end"] = score_folder(job, objective, job.merged)
@@ -64,12 +68,36 @@ def train(job: Job) -> dict[str, Any]:
     return {}
 
 
-def blended(start: Path, trained: Path, out: Path, settings: MergeSettings) -> None:
-    """Rank 0 writes the merge of `start` and `trained` to `out`, a folder that is made anew; all ranks wait for it."""
+def try_merges(job: Job, merges: Sequence[MergeSettings], results: Path) -> dict[str, Any]:
+    """Score merges of the job's trained model with its start, each into a file of `results`; what is there stays.
+
+    Runs on every rank; returns as `train`.
+    """
+    prepare_process(job.placement)
+    attention.register()
+    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    objective.before(job)
+    for done, merge in enumerate(merges):
+        file = results / file_name(merge)
+        if file.is_file():
+            continue
+        if stopping.told():
+            return {"stopped": stopping.why, "step": done}
+        _blend(job, merge)
+        scores = score_folder(job, objective, job.merged)
+        if _rank() == 0:
+            atomic_write_text(file, json.dumps(scores, indent=2) + "\n")
+            shutil.rmtree(job.merged)
+        torch.distributed.barrier()
+    return {}
+
+
+def _blend(job: Job, merge: MergeSettings) -> None:
+    """Rank 0 writes the merge of the job's start and trained model to `job.merged`; all ranks wait for it."""
     if _rank() == 0:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        blend_folder(start, trained, out, settings)
+        shutil.rmtree(job.merged, ignore_errors=True)
+        job.merged.mkdir()
+        blend_folder(job.start, job.trained, job.merged, merge)
     torch.distributed.barrier()
 
 
@@ -81,13 +109,14 @@ def _fit(job: Job, objective: Objective, stopping: StopWhenTold) -> dict[str, An
     if stopping.why or stopping.told():
         return {"stopped": stopping.why, "step": trainer.state.global_step}
     _save(trainer, job)
-    scores = {}
+    steps, scores = trainer.state.global_step, {}
+    del trainer  # its optimizer leaves the memory to the scoring
     for name, folder in (("start", job.start), ("end", job.trained)):
         if stopping.told():
-            return {"stopped": stopping.why, "step": trainer.state.global_step}
+            return {"stopped": stopping.why, "step": steps}
         scores[name] = score_folder(job, objective, folder)
     if _rank() == 0:
-        result = {"steps": trainer.state.global_step, "scores": scores}
+        result = {"steps": steps, "scores": scores}
         atomic_write_text(job.finished, json.dumps(result, indent=2) + "\n")
     torch.distributed.barrier()
     return {}
@@ -97,16 +126,20 @@ def _rank() -> int:
     return int(ray.train.get_context().get_world_rank())
 
 
-def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> CompletionTrainer:
+def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> Any:
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
-    log = StepLog(job.log, job.step_tokens(rows.lengths, plan))
+    log = StepLog(
+        job.log, job.step_tokens(rows.item_tokens, plan), device=job.placement.device, meter=meter_of(job, rows)
+    )
+    pad_id = _pad_id(tokenizer)
+    collator = PackedCollator(rows, pad_id) if job.settings.packing else objective.collator(job, rows, pad_id)
     trainer = objective.trainer(
         model=_model(job, objective),
-        args=_arguments(job, _output_folder(), start),
-        data_collator=(PackedCollator if job.settings.packing else objective.collator)(rows, _pad_id(tokenizer)),
+        args=_arguments(job, objective, _output_folder(), start),
+        data_collator=collator,
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
         callbacks=[report, log, stopping],
@@ -118,7 +151,7 @@ def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTol
 def _model(job: Job, objective: Objective) -> Any:
     set_seed(job.seed)
     lora = job.settings.lora
-    model = _load(job.start, job.placement)
+    model = load_model(job.start, job.placement)
     objective.prepare(model)
     objective.freeze(model, job)
     if lora is None:
@@ -131,12 +164,6 @@ def _model(job: Job, objective: Objective) -> Any:
         target_modules=list(job.targets),
     )
     return get_peft_model(model, config, autocast_adapter_dtype=False)
-
-
-def _load(folder: Path, placement: Placement) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=placement.dtype, attn_implementation=placement.attention, local_files_only=True
-    )
 
 
 def _pad_id(tokenizer: Any) -> int:
@@ -153,9 +180,9 @@ def _output_folder() -> str:
     return str(folder)
 
 
-def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
+def _arguments(job: Job, objective: Objective, output: str, start: Start) -> Any:
     settings = job.settings
-    return SFTConfig(
+    return objective.config(
         output_dir=output,
         deepspeed=deepspeed_config(settings.worker, job.placement.precision, resized=start.resized),
         bf16=job.placement.precision == "bf16",
@@ -165,11 +192,9 @@ def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
         per_device_train_batch_size=1,  # one planned batch
         gradient_accumulation_steps=job.accumulate,
         train_sampling_strategy="sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
-        max_length=None,
         gradient_checkpointing=settings.worker.gradient_checkpointing,
         optim="adamw_torch_fused",
         learning_rate=settings.learning_rate,
@@ -183,13 +208,15 @@ def _arguments(job: Job, output: str, start: Start) -> SFTConfig:
         logging_steps=settings.log_every_steps,
         disable_tqdm=True,
         report_to="none",
+        **objective.fields(job),
     )
 
 
-def _save(trainer: CompletionTrainer, job: Job) -> None:
+def _save(trainer: Any, job: Job) -> None:
     """The trained model as a plain folder; all ranks take part, since ZeRO 3 gathers the weights from them."""
     saved = Path(str(trainer.args.output_dir)) / "saved"
     trainer.save_model(str(saved))
+    unset_hf_deepspeed_config()  # under ZeRO 3, models that are loaded from here on would be cut up among the ranks
     if _rank() == 0:
         shutil.rmtree(job.trained, ignore_errors=True)
         if job.settings.lora is None:
@@ -204,9 +231,7 @@ def _save(trainer: CompletionTrainer, job: Job) -> None:
 @torch.no_grad()
 def score_folder(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
     """What is measured of the model in `folder`, by held-out set; every rank takes its share and has the whole."""
-    model = _load(folder, job.placement).eval()
-    if job.placement.device == "gpu":
-        model.to(torch.device("cuda", torch.cuda.current_device()))
+    model = load_for_scoring(folder, job.placement)
     heldout = {name: TokenRows.load(path) for name, path in job.sets.items() if name != TRAIN}
     measures = dict.fromkeys((HELDOUT, HELDOUT_BARE), objective.measure)
     return {name: _score(model, rows, job, measures.get(name, loss_sums)) for name, rows in heldout.items()}

@@ -10,17 +10,25 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.sft_config import SFTConfig
 
-from raytrain.batches import Collator, in_order
+from raytrain.batches import Collator, Share, in_order
 from raytrain.data import TokenRows
 from raytrain.expand import new_blocks
 from raytrain.job import Job
 from raytrain.positions import by_position
+from raytrain.preference import (
+    PreferenceTrainer,
+    compute_references,
+    pair_sums,
+    preference_collator,
+    preference_fields,
+)
 from raytrain.settings import CptSettings
 from raytrain.trainer import CompletionTrainer, completion_losses, score_completions
 
 Sums = dict[str, torch.Tensor]
-Share = Callable[[list[list[int]]], list[list[int]]]
 Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
 
 
@@ -28,16 +36,20 @@ Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
 class Objective:
     """One stage's part of the loop.
 
-    `prepare` changes a loaded model before adapters are put on, `freeze` leaves out weights that are not trained;
-    `measure` looks at the held-out rows of the stage's own
-    corpus (other sets are measured by their loss) and returns, for this rank's share of the batches, the sums
+    `before` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
+    `fields` what it is told beyond what every stage is told. `prepare` changes a loaded model before adapters are put
+    on, `freeze` leaves out weights that are not trained; `measure` looks at the held-out rows of the stage's own corpus
+    (other sets are measured by their loss) and returns, for this rank's share of the batches, the sums
     [number of groups, 2] (total, count) of each measure.
     """
 
-    trainer: type[CompletionTrainer]
-    prepare: Callable[[PreTrainedModel], None]
-    collator: Callable[[TokenRows, int], Any]
+    trainer: type[Any]
+    config: type[Any]
+    fields: Callable[[Job], dict[str, Any]]
+    collator: Callable[[Job, TokenRows, int], Any]
     measure: Measure
+    prepare: Callable[[PreTrainedModel], None] = lambda model: None
+    before: Callable[[Job], None] = lambda job: None
     freeze: Callable[[PreTrainedModel, Job], None] = lambda model, job: None
 
 
@@ -78,8 +90,22 @@ def freeze_old_blocks(model: PreTrainedModel, job: Job) -> None:
 
 COMPLETIONS = Objective(
     trainer=CompletionTrainer,
-    prepare=score_completions,
-    collator=Collator,
+    config=SFTConfig,
+    fields=lambda job: {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None},
+    collator=lambda job, rows, pad_id: Collator(rows, pad_id),
     measure=loss_sums,
+    prepare=score_completions,
 )
-OBJECTIVES = {"sft": COMPLETIONS, "cpt": replace(COMPLETIONS, measure=by_position, freeze=freeze_old_blocks)}
+PREFERENCES = Objective(
+    trainer=PreferenceTrainer,
+    config=DPOConfig,
+    fields=preference_fields,
+    collator=preference_collator,
+    measure=pair_sums,
+    before=compute_references,
+)
+OBJECTIVES = {
+    "cpt": replace(COMPLETIONS, measure=by_position, freeze=freeze_old_blocks),
+    "sft": COMPLETIONS,
+    "dpo": PREFERENCES,
+}

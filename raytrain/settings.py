@@ -231,11 +231,33 @@ class SftSettings(StageSettings):
 class DpoSettings(StageSettings):
     """Direct preference optimisation on corpora/dpo; the reference is the model that the stage started from.
 
-    `beta` scales the implicit reward. `precompute_reference` computes the reference's log-probabilities once, before
-    training, in place of a second forward pass in every step.
+    `beta` scales the implicit reward. `sft_weight` adds so much of the chosen answers' negative log-likelihood to the
+    loss (RPO, arXiv 2404.19733), against the fall of both answers' probabilities. `precompute_reference` computes the
+    reference's log-probabilities once, before training, in place of a second forward pass in every step.
+    `tokens_per_batch` counts both sides of a pair.
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     beta: Annotated[float, Field(gt=0)] = 0.1
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
     precompute_reference: bool = False
+
+    @model_validator(mode="after")
+    def _pairs_can_be_trained(self) -> "DpoSettings":
+        if self.tokens_per_batch < 2 * self.max_length:
+            raise ValueError(
+                f"tokens_per_batch={self.tokens_per_batch} is below twice max_length={self.max_length}: a pair of that "
+                f"length would fit in no batch, since both sides lie in one; raise tokens_per_batch or lower max_length"
+            )
+        if self.lora is None and not self.precompute_reference:
+            raise ValueError(
+                "lora=null needs precompute_reference=true, and it is false: without an adapter to turn off, the model "
+                "that the stage started from is gone after the first step; set precompute_reference=true or give lora"
+            )
+        if self.packing:
+            raise ValueError(
+                "packing=true is not for pairs: both sides of a pair lie in one batch, which packing would tear apart; "
+                "set packing=false"
+            )
+        return self

@@ -17,16 +17,18 @@ from agentmill.domains.base import Domain
 from agentmill.log import progress
 from agentmill.models.chat import AgentName, ChatModel, ChatRequest, Message, ModelError, Sampling
 from agentmill.plans.sandbox import Sandbox
+from agentmill.records import SCHEMA_VERSION
 from simulation.judge import TRAINABLE
 from simulation.metrics import Heard, Measure, compare_understanding, entity_f1, rate, same_plan, same_verdict
-from simulation.tables import compact
+from simulation.tables import VERSION_KEY, compact
 from simulation.verify import Place, Verifier, ungrounded
 
 Marks = dict[str, bool]
 
 RESULT_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("call_id", "agent", "prompt_json", "reference", "output", "error", "marks_json")]
-    + [("right", pa.bool_())]
+    + [("right", pa.bool_())],
+    metadata={VERSION_KEY: SCHEMA_VERSION.encode()},
 )
 
 

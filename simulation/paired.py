@@ -3,8 +3,9 @@
 Only pairs on which the two differ say anything: McNemar's exact test asks whether `gained` (this model right, the other
 wrong) and `lost` could come from a fair coin. The difference of the two rates has the interval of Agresti and Min
 (2005, "Simple improved confidence intervals for comparing matched proportions"), the Wald interval with half a pair
-added to each of the four cells. Several measures are looked at together, so p values are adjusted by Holm's method: a
-difference is claimed only where the adjusted one is below ALPHA.
+added to each of the four cells. Success of whole conversations is the one question that was asked beforehand, and its p
+stands as it is; those of the agents' measures, several that are looked at together, are adjusted by Holm's method. A
+difference is claimed only where p is below ALPHA.
 """
 
 import json
@@ -24,7 +25,7 @@ Marks = dict[str, dict[str, bool]]  # measure -> scenario or call -> whether it 
 
 @dataclass(frozen=True)
 class Paired:
-    """What changed from the other model to this one on the `n` pairs that both met; `p` is Holm's."""
+    """What changed from the other model to this one on `n` pairs that both met; `p` is adjusted where it must be."""
 
     n: int
     gained: int
@@ -55,7 +56,8 @@ def compare(run: Run, model: str, other: str) -> dict[str, Paired]:
             gained = sum(mine[measure][key] and not theirs[measure][key] for key in both)
             lost = sum(theirs[measure][key] and not mine[measure][key] for key in both)
             counts[measure] = (len(both), gained, lost)
-    p = holm({measure: mcnemar(gained, lost) for measure, (_, gained, lost) in counts.items()})
+    p = {measure: mcnemar(gained, lost) for measure, (_, gained, lost) in counts.items()}
+    p |= holm({measure: one for measure, one in p.items() if measure != SUCCESS})
     return {measure: Paired(*count, p[measure]) for measure, count in counts.items()}
 
 

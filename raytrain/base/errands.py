@@ -69,7 +69,7 @@ _NOUNS = (
     "newsletter", "rehearsal",
 )  # fmt: skip
 _ASKED = ("item", "claim", "receipt", "parcel", "ticket", "serial", "town", "lot", "mark")
-_GIVEN = ("maker", "size", "topic", "plan", "year", "state", "budget", "rebate", "guests", "points", "duration")
+_GIVEN = ("maker", "size", "topic", "tier", "year", "state", "budget", "rebate", "guests", "points", "duration")
 _WHO = (("name", "permit"), ("name", "phone"), ("owner", "mobile"), ("name",), ("name", "member"))
 _FIND = ("list", "search", "browse", "look_for", "scan")
 _READ = ("get", "read", "show", "fetch", "describe")
@@ -153,7 +153,7 @@ def _list(rng: Random, noun: str) -> Errand:
 
 def _chain(rng: Random, noun: str) -> Errand:
     """A call that takes what another returned, under a test or not."""
-    asked, extra = rng.choice(("item", "lot", "claim")), rng.choice(("points", "guests", "plan", "rebate"))
+    asked, extra = rng.choice(("item", "lot", "claim")), rng.choice(("points", "guests", "tier", "rebate"))
     early, late = rng.sample(("duration", "deposit", "town", "size"), 2)
     key = rng.choice(("rate", "class", "zone", "best"))
     one, two = rng.sample(_VARIABLES, 2)

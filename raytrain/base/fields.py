@@ -41,8 +41,8 @@ _DRAWS: dict[str, Draw] = {
     "person": person, "phone": _phone, "plate": _plate, "serial": _serial,
     "licence": lambda r: code(r, digits=r.choice((6, 7, 8))), "brand": made_up, "place": word,
     "day": lambda r: r.choice(DAYS), "time": lambda r: clock(hour(r)), "money": amount,
-    "count": lambda r: r.randint(1, 900), "months": lambda r: 12 * r.randint(1, 9), "percent": lambda r: r.randint(1, 30),
-    "year": lambda r: r.randint(1990, 2027), "word": word,
+    "count": lambda r: r.randint(1, 900), "months": lambda r: 12 * r.randint(1, 9),
+    "percent": lambda r: r.randint(1, 30), "year": lambda r: r.randint(1990, 2027), "word": word,
 }  # fmt: skip
 _CLAUSES: dict[str, tuple[str, ...]] = {
     "tag": ("{}", "number {}", "{name} {}", "the {name} {}", "{name} number {}"),
@@ -133,9 +133,9 @@ FIELDS: dict[str, Field] = {
         *_named("months", "duration", "For how many months?"),
         *_named("percent", "rebate", "How many percent would you like off?"),
         *_named("year", "year", "From which year is it?"),
-        _chosen("work", "What work shall we do?", "deep cleaning, polish, tuning, sharpening, lining, paint job, check up"),
+        _chosen("work", "What work shall we do?", "deep cleaning, polish, tuning, sharpening, paint job, check up"),
         _chosen("size", "Which size do you need?", "small, medium, large, extra large, tiny, huge"),
-        _chosen("plan", "Which plan would you like?", "basic, silver, gold, family, student, all year"),
+        _chosen("tier", "Which tier would you like?", "basic, silver, gold, family, student, all year"),
         _chosen("state", "Is it new, good, fair or poor?", "new, good, fair, poor"),
         _chosen("topic", "Which topic is it?", "sailing, pottery, chess, first aid, photography, guitar, yoga"),
     )

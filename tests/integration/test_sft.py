@@ -1,50 +1,42 @@
 """The stage sft on a local Ray with two real workers: what it leaves behind, and that kills change nothing."""
 
+import io
 import json
 import os
 import random
+import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from agentmill.runs import Run
 from raytrain import sft
+from raytrain.checkpoints import find
 from raytrain.merge import MergeError
 from raytrain.settings import LoraSettings, MergeSettings, SftSettings, WorkerSettings
 from raytrain.shards import Weights
 from raytrain.steplog import read_steps
+from raytrain.sweep import sweep
 from raytrain.worker import TrainingFailed
+from tests.survival import driver, largest_difference, losses
 from tests.tiny_llama import write_tiny_llama
 
-STEPS, SAVE_EVERY = 16, 4
+STEPS, SAVE_EVERY = 120, 8
 SETTINGS = SftSettings(
     worker=WorkerSettings(workers=2, threads=1, device="cpu"),
     lora=LoraSettings(rank=8, alpha=16),
     learning_rate=1e-2,
     max_steps=STEPS,
-    tokens_per_batch=2048,
+    tokens_per_batch=320,
     max_length=256,
     save_every_steps=SAVE_EVERY,
 )
-DRIVER = """
-import os, sys, ray
-from agentmill.runs import Run
-from raytrain import sft
-from raytrain.settings import SftSettings
-ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-sft.run(Run.open(sys.argv[1]), SftSettings.model_validate_json(sys.argv[2]), seed=1)
-"""
 
 
 def rows(count: int, seed: int, source: str = "expert") -> list[dict[str, Any]]:
@@ -78,20 +70,6 @@ def new_run(folder: Path) -> Run:
         pq.write_table(pa.Table.from_pylist(rows(count, seed, source)), run.path("corpora", "sft", f"{name}.parquet"))
     write_tiny_llama(run.path("models", "base"))
     return run
-
-
-def losses(run: Run) -> list[tuple[int, float]]:
-    return [(row["step"], row["loss"]) for row in read_steps(run.root / "logs" / "sft.jsonl")]
-
-
-def wait_for_step(run: Run, step: int, alive: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and alive():
-        steps = read_steps(run.root / "logs" / "sft.jsonl")
-        if steps and steps[-1]["step"] >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"training did not reach step {step}")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +134,7 @@ def test_the_first_loss_is_that_of_the_base(finished: Run) -> None:
             logits = model(labels[None].long()).logits[0]
         part = torch.nn.functional.cross_entropy(logits[start - 1 : -1], labels[start:].long(), reduction="sum")
         total, count = total + float(part), count + len(ids) - start
-    assert losses(finished)[0][1] == pytest.approx(total / count, rel=0.005)
+    assert losses(finished, "sft")[1] == pytest.approx(total / count, rel=0.005)
 
 
 def test_what_another_merge_needs_is_left_and_no_checkpoint(finished: Run) -> None:
@@ -177,7 +155,7 @@ def test_another_merge_needs_no_training(finished: Run, tmp_path: Path) -> None:
     run, trained = Run.open(tmp_path / "run"), finished.root / "models" / "sft"
     shutil.rmtree(run.root / "logs")
     sft.run(run, SETTINGS.model_copy(update={"merge": MergeSettings(weight=0.25)}), seed=1)
-    assert losses(run) == losses(finished)
+    assert losses(run, "sft") == losses(finished, "sft")
     assert not list(run.root.glob("checkpoints/sft/*/ray"))
     before, after, between = (Weights(f) for f in (run.root / "models" / "base", trained, run.root / "models" / "sft"))
     name = "model.layers.1.mlp.down_proj.weight"
@@ -187,51 +165,80 @@ def test_another_merge_needs_no_training(finished: Run, tmp_path: Path) -> None:
     once = {name: float(figure.value) for name, figure in finished.figures("train").items()}
     assert value["train.sft.trained.heldout_loss"] == once["train.sft.heldout_loss"]
     assert once["train.sft.heldout_loss"] < value["train.sft.heldout_loss"] < once["train.sft.start.heldout_loss"]
+    points = sweep(run, "sft", [MergeSettings(weight=weight) for weight in (0, 0.25, 0.5, 1)])
+    domain = [point.domain for point in points]
+    assert domain == sorted(domain, reverse=True)
+    assert (domain[0], domain[3]) == (once["train.sft.start.heldout_loss"], once["train.sft.heldout_loss"])
+    assert domain[1] == value["train.sft.heldout_loss"]
+    results = {file.name: file.stat().st_mtime_ns for file in run.root.glob("merge/sft/*/*.json")}
+    assert sorted(results) == ["linear-0.25.json", "linear-0.5.json"]
+    assert sweep(run, "sft", [MergeSettings(weight=0.25)])[0] == points[1]  # kept, not measured again
     sft.run(run, SETTINGS, seed=1)
     assert Weights(run.root / "models" / "sft")[name].load().equal(after[name].load())
 
 
-def test_a_killed_worker_changes_no_loss(finished: Run, tmp_path: Path) -> None:
-    run, killed = new_run(tmp_path / "run"), []
+@dataclass(frozen=True)
+class Disturbed:
+    """A run that was disturbed in every way, what its drivers said, and how the one that was told to stop ended."""
 
-    def kill_one() -> None:
-        wait_for_step(run, SAVE_EVERY + 2, lambda: True)
-        worker = training_workers()[-1]
+    run: Run
+    said: tuple[str, str, str]
+    code: int
+    passed_over: str
+
+
+@pytest.fixture(scope="module")
+def disturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+    """A worker is killed, one is told to stop, the driver is killed, the newest checkpoint loses half a file, the
+    driver is told to stop, and one worker in place of two finishes the run."""
+    folder = tmp_path_factory.mktemp("disturbed")
+    run = new_run(folder / "run")
+    with driver(run, "sft", SETTINGS, folder / "first") as first:
+        worker = first.newest_worker()
+        first.wait_for_step(1)
+        worker.terminate()
+        first.wait_for_line("going on after step")
+        worker = first.newest_worker()
+        first.wait_for_step(first.going_on_after() + 1)
         worker.kill()
-        killed.append(worker.pid)
+        first.wait_for_line("going on after step", times=2)
+        first.wait_for_step(2 * SAVE_EVERY + 2)
+        first.kill()
+    storage = next((run.root / "checkpoints" / "sft").iterdir()) / "ray"
+    newest = find(storage).newest
+    assert newest is not None
+    shard = next(newest.folder.glob("global_step*/*optim_states.pt"))
+    os.truncate(shard, shard.stat().st_size // 2)
+    with driver(run, "sft", SETTINGS, folder / "second") as second:
+        second.wait_for_line("going on after step")
+        second.wait_for_step(second.going_on_after() + 1)
+        second.process.terminate()
+        code = second.end()
+    alone = SETTINGS.model_copy(update={"worker": SETTINGS.worker.model_copy(update={"workers": 1})})
+    with redirect_stderr(io.StringIO()) as third:
+        sft.run(run, alone, seed=1)
+    return Disturbed(run, (first.said, second.said, third.getvalue()), code, newest.folder.name)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    sft.run(run, SETTINGS, seed=1)
-    killer.join()
-    assert killed
-    assert losses(run) == losses(finished)
-    assert run.figures()["train.sft.heldout_loss"].value == finished.figures()["train.sft.heldout_loss"].value
+
+def test_whatever_happens_no_loss_changes(finished: Run, disturbed: Disturbed) -> None:
+    assert largest_difference(losses(finished, "sft"), losses(disturbed.run, "sft")) < 1e-4
+    value = [float(run.figures()["train.sft.heldout_loss"].value) for run in (finished, disturbed.run)]
+    assert value[0] == pytest.approx(value[1], abs=1e-3)
 
 
-def training_workers() -> list[psutil.Process]:
-    """The train workers of this test's Ray: descendants of this process by name."""
-    found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-    assert found
-    return found
+def test_a_worker_that_is_told_to_stop_saves_its_very_step(disturbed: Disturbed) -> None:
+    (step,) = re.findall(r"a worker was told to stop \(SIGTERM\): step (\d+) is saved", disturbed.said[0])
+    assert f"going on after step {step}\n" in disturbed.said[0]
 
 
-def test_a_killed_driver_goes_on_where_it_was(finished: Run, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    command = [sys.executable, "-c", DRIVER, str(run.root), SETTINGS.model_dump_json()]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    driver = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        wait_for_step(run, 2 * SAVE_EVERY + 1, lambda: driver.poll() is None)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    before = read_steps(run.root / "logs" / "sft.jsonl")
-    assert not (run.root / "models" / "sft").exists()
-    sft.run(run, SETTINGS, seed=1)
-    after = read_steps(run.root / "logs" / "sft.jsonl")
-    assert losses(run) == losses(finished)
-    assert after[:SAVE_EVERY] == before[:SAVE_EVERY]  # kept, not trained again
+def test_a_driver_that_is_told_to_stop_saves_its_very_step(disturbed: Disturbed) -> None:
+    assert disturbed.code == 130
+    (step,) = re.findall(r"stopped: step (\d+) is saved", disturbed.said[1])
+    assert f"going on after step {step}, saved by 2 workers and taken over by 1" in disturbed.said[2]
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(disturbed: Disturbed) -> None:
+    assert re.search(rf"the checkpoint {disturbed.passed_over} does not count: \S+ has [\d,]+ bytes", disturbed.said[1])
 
 
 def test_an_unknown_target_stops_before_training(finished: Run) -> None:

@@ -1,20 +1,27 @@
 """The small base: its material is honest practice, its tokenizer copies, its weights ship and load."""
 
 import json
+import re
+from collections.abc import Iterator
 from itertools import islice
 from random import Random
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agentmill.agents.frames import parse_frame
-from raytrain.base import WEIGHTS
-from raytrain.base.material import LENGTHS, copying
+from agentmill.agents.state import Understanding
+from agentmill.plans.parse import Plan
+from raytrain.base import WEIGHTS, duties
+from raytrain.base.errands import errands, fields_of
+from raytrain.base.fields import FIELDS
+from raytrain.base.grow import deepen
+from raytrain.base.material import LENGTH, LONG, copying, packed, practice
 from raytrain.base.speech import draw, slots_of
 from raytrain.base.tasks import plan, sample, understand, write_plan
 from raytrain.base.tokenizer import render, train_tokenizer
-from raytrain.base.train import Schedule
+from raytrain.base.train import Schedule, loss_of
 from raytrain.base.venues import venues
 
 MIB = 1024 * 1024
@@ -98,10 +105,116 @@ def test_the_chat_template_writes_what_the_base_was_trained_on(tokenizer: PreTra
 
 
 def test_copying_repeats_a_span_and_counts_all_but_the_first() -> None:
-    for batch in islice(copying(900, seed=1), 5):
-        span = int((batch.weights[0] == 0).sum())
-        assert torch.equal(batch.ids[:, :-span], batch.ids[:, span:]) and batch.weights[:, span:].all()
-        assert batch.ids.shape[1] == LENGTHS[0] and not torch.equal(batch.ids[0], batch.ids[1])
+    for ids, weights in islice(copying(900, seed=1), 20):
+        span = weights.count(0.0)
+        assert ids[:-span] == ids[span:] and weights == [0.0] * span + [1.0] * (len(ids) - span)
+
+
+def test_packed_rows_lose_no_example_but_those_too_long(tokenizer: PreTrainedTokenizerFast) -> None:
+    made = list(islice(practice(tokenizer, seed=1), 400))
+    made[5] = ([7] * (LONG + 1), [1.0] * (LONG + 1))
+    batches = list(islice(packed(iter(made)), 5))
+    assert {batch.ids.shape[1] for batch in batches} <= {LENGTH, LONG}
+    rows = [
+        ids[owned].tolist() for batch in batches for ids, owned in zip(batch.ids, _owned(batch.positions), strict=True)
+    ]
+    packed_text = "".join(tokenizer.decode(row) for row in rows)
+    fit = [tokenizer.decode(ids) for ids, _ in made[: 16 * LENGTH // LONG] if len(ids) <= LENGTH]
+    assert all(text in packed_text for text in fit) and [7] * (LONG + 1) not in rows
+    assert sum(batch.tokens for batch in batches) > 0.85 * sum(batch.ids.numel() for batch in batches)
+
+
+def _owned(positions: torch.Tensor) -> torch.Tensor:
+    """True from the first token of a row to its last: padding has position 0 behind position 0."""
+    ends = positions.shape[1] - positions.flip(1).ne(0).int().argmax(1)
+    return torch.arange(positions.shape[1])[None] < ends[:, None]
+
+
+def test_a_packed_example_has_the_loss_that_it_has_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config(len(tokenizer)))
+    model.set_attn_implementation("eager")
+    ids, weights = next(example for example in practice(tokenizer, seed=2) if len(example[0]) < LENGTH // 2)
+    others = islice(practice(tokenizer, seed=3), 400)
+    crowd = next(
+        packed(iter([([*i], [0.0] * len(w)) for i, w in islice(others, 3)] + [(ids, weights)] + list(filler())))
+    )
+    alone = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
+    each = torch.nn.functional.cross_entropy(alone, torch.tensor(ids[1:]), reduction="none")
+    expected = (each * torch.tensor(weights[1:])).sum() / sum(weights[1:])
+    assert loss_of(model, crowd).item() == pytest.approx(expected.item(), rel=0.01)  # bf16 within
+
+
+def filler() -> Iterator[tuple[list[int], list[float]]]:
+    """Examples without weight, enough to fill a batch."""
+    return (([9] * (LENGTH // 2 + 1), [0.0] * (LENGTH // 2 + 1)) for _ in range(40))
+
+
+def tiny_config(vocabulary: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2
+    )
+
+
+def test_new_blocks_change_nothing_and_learn(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config(len(tokenizer))).eval()
+    ids = torch.arange(5, 40)[None]
+    before = model(input_ids=ids).logits
+    deepen(model, 4)
+    after = model(input_ids=ids)
+    assert torch.equal(after.logits, before) and model.config.num_hidden_layers == 4
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2, 3]
+    after.logits.sum().backward()
+    assert all(part.weight.grad.abs().max() > 0 for part in (model.model.layers[3].mlp.down_proj, model.lm_head))
+    generated = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    model.config.use_cache = False
+    assert torch.equal(
+        generated, model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False)
+    )
+    with pytest.raises(ValueError, match="only grows"):
+        deepen(model, 2)
+
+
+def test_every_agent_of_the_pipeline_can_read_the_practice_of_errands() -> None:
+    rng = Random(12)
+    known = {errand.intent: errand for errand in errands()}
+    seen = set()
+    for _ in range(1500):
+        _, user, completion = duties.understand(rng, venues()[0])
+        frame, heard = parse_frame(user), Understanding.model_validate_json(completion)
+        seen |= set(frame)
+        asked = [known[name] for name in heard.requests]
+        assert set(heard.entities) <= {*fields_of(asked), "phone", "member", "mark", "town"}
+        said = frame["customer"].lower() + json.dumps(json.loads(frame.get("memory", "{}"))).lower()
+        open_kinds = ("tag", "ticket", "person", "phone", "plate", "serial", "licence", "brand", "place")
+        for name, value in heard.entities.items():
+            assert FIELDS[name].kind not in open_kinds or value.lower() in said, (user, completion)
+    assert {"also", "memory", "changes", "proposed"} <= seen
+
+
+def test_plans_of_errands_are_in_the_plan_language_and_follow_the_notices() -> None:
+    rng = Random(13)
+    for _ in range(800):
+        _, user, completion = duties.plan(rng, venues()[0])
+        called = {call.tool for call in Plan.parse(completion).calls}
+        for notice in json.loads(parse_frame(user).get("changes", "[]")):
+            if notice.startswith("The tool "):
+                words = notice.split()
+                assert words[2] not in called, (user, completion)
+        assert not _changing() & called or parse_frame(user).get("confirmed") == "yes"
+
+
+def _changing() -> set[str]:
+    return {step.tool for errand in errands() for step in errand.steps if step.waits}
+
+
+def test_a_reply_of_an_errand_says_only_what_was_given() -> None:
+    rng = Random(14)
+    for _ in range(800):
+        _, user, completion = duties.explain(rng, venues()[0])
+        for number in re.findall(r"\d{3,}", completion):
+            assert number in user, (user, completion)
 
 
 def test_the_learning_rate_warms_up_and_ends_low() -> None:

@@ -15,8 +15,9 @@ from agentmill.records import CALL_SCHEMA, CONVERSATION_SCHEMA, TIMING_SCHEMA, T
 from agentmill.runs import Run, wilson
 from cluster.charts import Rate, Series, curve, rates, smooth, ticks
 from cluster.config import ReportSettings, RunConfig
-from cluster.evidence import conversations, loss_log, samples
+from cluster.evidence import conversations, samples
 from cluster.report import render
+from cluster.training import position_curves, section, step_log
 from simulation.gate import GateSettings, calibrate, open_gate, write_calibration
 from simulation.judged import JudgedPlan
 
@@ -149,7 +150,7 @@ def test_samples_take_the_agents_in_turn(run: Run) -> None:
 
 
 def test_a_line_that_a_kill_cut_short_is_left_out(run: Run) -> None:
-    log = loss_log(run)
+    log = step_log(run, "sft")
     assert [entry["step"] for entry in log] == list(range(1, 60))
 
 
@@ -157,13 +158,41 @@ def test_a_step_that_was_done_twice_counts_once(run: Run) -> None:
     run.path("logs", "sft.jsonl").write_text(
         '{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n{"step": 2, "loss": 0.5}\n'
     )
-    assert [entry["loss"] for entry in loss_log(run)] == [2, 0.5]
+    assert [entry["loss"] for entry in step_log(run, "sft")] == [2, 0.5]
+
+
+def test_every_stage_that_trained_has_its_curves(run: Run) -> None:
+    rows = [
+        {"step": s, "loss": 0.7, "tokens_per_s": 500.0, "planner/margin": 0.1 * s, "pairs/margin": 0.2 * s}
+        for s in range(1, 9)
+    ]
+    rows[3]["explainer/margin"] = 0.5  # an agent that few steps have
+    run.path("logs", "dpo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    charts = {chart.title: str(chart.svg) for chart in section(run)}
+    chosen = "dpo: reward margin of the chosen over the rejected answer"
+    assert list(charts) == ["sft: loss", "sft: speed", "dpo: loss", chosen, "dpo: speed"]
+    margins = charts[chosen]
+    assert "planner" in margins
+    assert "explainer" in margins
+    assert "pairs" not in margins
+    assert all(title in render(run, ReportSettings()) for title in charts)
+
+
+def test_loss_by_position_is_drawn_before_and_after_with_context_and_without(run: Run) -> None:
+    for where in ("train.cpt.heldout", "train.cpt.start.heldout", "train.cpt.heldout_without_context"):
+        for position in (1, 2, 16):
+            run.record(f"{where}_loss_from_{position}", 3.0 / position, n=10, unit="nats/token")
+    run.record("train.cpt.heldout_loss", 1.0, n=30, unit="nats/token")
+    curves = {line.name: list(line.points) for line in position_curves(run.figures("train.cpt"), "cpt")}
+    assert list(curves) == ["after, with context", "after, without", "before, with context"]
+    assert curves["before, with context"] == [(0, 3.0), (1, 1.5), (4, 0.1875)]
+    assert position_curves(run.figures("train.sft"), "sft") == []
 
 
 def test_a_conversation_has_its_calls_in_order(run: Run) -> None:
-    (talk,) = conversations(run, 3)
+    (talk,) = conversations(run, 3, "sft")
     assert [c.agent for c in talk.turns[0].calls] == ["planner", "explainer"]
-    assert conversations(run, 0) == []
+    assert conversations(run, 0, "sft") == []
 
 
 def test_charts_are_well_formed_and_escape_labels() -> None:

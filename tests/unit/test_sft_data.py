@@ -89,7 +89,7 @@ def test_rows_over_the_limit_stop_the_stage_when_asked(tmp_path: Path) -> None:
 
 
 def test_no_row_left_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no row of at most"):
+    with pytest.raises(CorpusError, match=r"none of its 1 rows within sft\.max_length=16"):
         tokenise("sft", corpus(tmp_path, [("a" * 50, "x")]), LetterTokenizer(), 16, "drop")
 
 

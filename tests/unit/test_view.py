@@ -58,6 +58,22 @@ def test_a_pair_shows_both_sides_and_a_drafters_row_its_gap(made: MadeRun) -> No
     assert "the student writes this" in show(explainer(made, "drafter"), None).parts[1].text
 
 
+def test_a_pair_counts_its_sides_and_says_when_it_does_not_fit(
+    made: MadeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    write_tiny_llama(made.run.path("models", "base"))
+    shown = show(explainer(made, "dpo"), tokenizer_of(made.run))
+    assert shown.tokens is not None
+    assert shown.tokens[1:] == (len("Hello!") + 1, len("Hi hi") + 1)
+    for limit in (shown.longest, shown.longest - 1):
+        made.run.manifest["config"]["dpo"] = {"max_length": limit, "overflow": "drop"}
+        print_rows(made.run, "dpo", "train", "explainer", 1)
+        said = capsys.readouterr().out
+        assert f"{shown.tokens[0]} masked + 7 trained + 6 rejected tokens" in said
+        assert (f"over dpo.max_length={limit}: left out" in said) == (limit < shown.longest)
+
+
 def test_without_colours_the_kinds_stand_in_words_and_brackets_are_no_markup(
     made: MadeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,88 @@
+"""What `agentmill bench training`, `resume` and `adaptation` need: stage settings, a base model, and Ray."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from agentmill.config import ConfigError, nearest, override, validate
+from agentmill.runs import Run
+from cluster.base import model_folder
+from cluster.config import RunConfig, read_config
+from cluster.session import ray_session
+from raytrain.settings import CptSettings, DpoSettings, SftSettings, StageSettings
+
+if TYPE_CHECKING:
+    from benchmarks.adaptation import Extent
+    from benchmarks.training import Sizes
+
+Device = Literal["auto", "cpu", "gpu"]
+DEFAULTS: Mapping[str, Callable[[], StageSettings]] = {"cpt": CptSettings, "sft": SftSettings, "dpo": DpoSettings}
+
+
+def read(config: Path | None, assignments: Sequence[str]) -> RunConfig:
+    """The configuration in that file, or the defaults, with assignments applied."""
+    if config is not None:
+        return read_config(config, assignments)
+    return validate(RunConfig, override({}, assignments), "the default configuration")
+
+
+def settings_of(config: RunConfig, stage: str, device: Device | None) -> StageSettings:
+    """A stage's settings of a configuration, the defaults where it leaves the stage out; `device` takes their place.
+
+    Raises:
+        ConfigError: when there is no such stage of training.
+    """
+    if stage not in DEFAULTS:
+        guess = nearest(stage, DEFAULTS)
+        meant = f"did you mean {guess}?" if guess else f"there are {', '.join(DEFAULTS)}"
+        raise ConfigError(f"--stage {stage}: no stage of training has this name; {meant}")
+    settings: StageSettings = getattr(config, stage) or DEFAULTS[stage]()
+    if device is None:
+        return settings
+    return settings.model_copy(update={"worker": settings.worker.model_copy(update={"device": device})})
+
+
+def training(
+    folder: Path,
+    source: Run | None,
+    config: RunConfig,
+    stages: Sequence[str],
+    device: Device | None,
+    sizes: "Sizes",
+    model: str,
+    results: Path | None,
+) -> Run:
+    """Run the bench of training in `folder`, with a Ray session of its own; see `benchmarks.training`."""
+    from benchmarks.throughput import bench_training
+
+    settings = {stage: settings_of(config, stage, device) for stage in stages}
+    return bench_training(folder, source, settings, sizes, model, results, lambda: ray_session(folder / "ray.json"))
+
+
+def resume(
+    folder: Path,
+    source: Run | None,
+    config: RunConfig,
+    stages: Sequence[str],
+    device: Device | None,
+    *,
+    model: str,
+    steps: int,
+    kills: int,
+    seed: int,
+) -> tuple[Run, bool]:
+    """Run the bench of resuming in `folder`; see `benchmarks.resume`, whose processes have a Ray session each."""
+    from benchmarks.resume import bench_resume
+
+    settings = {stage: settings_of(config, stage, device) for stage in stages}
+    return bench_resume(folder, source, settings, model=model, steps=steps, kills=kills, seed=seed)
+
+
+def adaptation(folder: Path, config: RunConfig, device: Device | None, extent: "Extent") -> Run:
+    """Run the bench of adaptation from the configuration's base, with a Ray session of its own."""
+    from benchmarks.adaptation import bench_adaptation
+
+    settings = settings_of(config, "sft", device)
+    assert isinstance(settings, SftSettings)
+    with ray_session(folder / "ray.json"):
+        return bench_adaptation(folder, model_folder(config.base), settings, extent)
