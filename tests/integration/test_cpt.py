@@ -1,6 +1,7 @@
 """The stage cpt on a local Ray with two real workers: packed rows through a curriculum, and what is measured of it."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def figures(run: Run) -> dict[str, float]:
 
 def test_steps_hold_the_same_tokens_in_both_phases(finished: Run) -> None:
     totals = [0, *(row["tokens"] for row in read_steps(finished.root / "logs" / "cpt.jsonl"))]
-    steps = [after - before for before, after in zip(totals, totals[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(totals)]
     assert len(steps) > 8
     assert all(0.8 * 2048 < tokens <= 2048 for tokens in steps[:-2])
     assert steps[-1] <= 2048
