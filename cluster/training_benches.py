@@ -1,4 +1,4 @@
-"""What `agentmill bench training` and `bench adaptation` need from the rest: stage settings, a base model, and Ray."""
+"""What `agentmill bench training`, `resume` and `adaptation` need: stage settings, a base model, and Ray."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -57,6 +57,25 @@ def training(
 
     settings = {stage: settings_of(config, stage, device) for stage in stages}
     return bench_training(folder, source, settings, sizes, model, results, lambda: ray_session(folder / "ray.json"))
+
+
+def resume(
+    folder: Path,
+    source: Run | None,
+    config: RunConfig,
+    stages: Sequence[str],
+    device: Device | None,
+    *,
+    model: str,
+    steps: int,
+    kills: int,
+    seed: int,
+) -> tuple[Run, bool]:
+    """Run the bench of resuming in `folder`; see `benchmarks.resume`, whose processes have a Ray session each."""
+    from benchmarks.resume import bench_resume
+
+    settings = {stage: settings_of(config, stage, device) for stage in stages}
+    return bench_resume(folder, source, settings, model=model, steps=steps, kills=kills, seed=seed)
 
 
 def adaptation(folder: Path, config: RunConfig, device: Device | None, extent: "Extent") -> Run:

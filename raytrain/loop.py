@@ -8,6 +8,7 @@ so are written last and atomically, so that what they stand for is whole. What d
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.distributed
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from agentmill.runs import atomic_write_text
 from raytrain import attention
@@ -26,12 +28,14 @@ from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
 from raytrain.job import HELDOUT, TRAIN, Job
 from raytrain.merge import merge_adapter
+from raytrain.meter import meter_of
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
 from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
 from raytrain.settings import MergeSettings
 from raytrain.stopping import StopWhenTold
+from raytrain.sweep import file_name
 from raytrain.trainer import deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
@@ -54,7 +58,7 @@ def train(job: Job) -> dict[str, Any]:
         return stopped
     result = json.loads(job.finished.read_text(encoding="utf-8"))
     if job.settings.merge is not None:
-        blended(job.start, job.trained, job.merged, job.settings.merge)
+        _blend(job, job.settings.merge)
         scores = result["scores"]
         result["scores"] = {"start": scores["start"], "trained": scores["end"]}
         result["scores"]["end"] = score_folder(job, objective, job.merged)
@@ -63,12 +67,36 @@ def train(job: Job) -> dict[str, Any]:
     return {}
 
 
-def blended(start: Path, trained: Path, out: Path, settings: MergeSettings) -> None:
-    """Rank 0 writes the merge of `start` and `trained` to `out`, a folder that is made anew; all ranks wait for it."""
+def try_merges(job: Job, merges: Sequence[MergeSettings], results: Path) -> dict[str, Any]:
+    """Score merges of the job's trained model with its start, each into a file of `results`; what is there stays.
+
+    Runs on every rank; returns as `train`.
+    """
+    prepare_process(job.placement)
+    attention.register()
+    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    objective.before(job)
+    for done, merge in enumerate(merges):
+        file = results / file_name(merge)
+        if file.is_file():
+            continue
+        if stopping.told():
+            return {"stopped": stopping.why, "step": done}
+        _blend(job, merge)
+        scores = score_folder(job, objective, job.merged)
+        if _rank() == 0:
+            atomic_write_text(file, json.dumps(scores, indent=2) + "\n")
+            shutil.rmtree(job.merged)
+        torch.distributed.barrier()
+    return {}
+
+
+def _blend(job: Job, merge: MergeSettings) -> None:
+    """Rank 0 writes the merge of the job's start and trained model to `job.merged`; all ranks wait for it."""
     if _rank() == 0:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        blend_folder(start, trained, out, settings)
+        shutil.rmtree(job.merged, ignore_errors=True)
+        job.merged.mkdir()
+        blend_folder(job.start, job.trained, job.merged, merge)
     torch.distributed.barrier()
 
 
@@ -80,13 +108,14 @@ def _fit(job: Job, objective: Objective, stopping: StopWhenTold) -> dict[str, An
     if stopping.why or stopping.told():
         return {"stopped": stopping.why, "step": trainer.state.global_step}
     _save(trainer, job)
-    scores = {}
+    steps, scores = trainer.state.global_step, {}
+    del trainer  # its optimizer leaves the memory to the scoring
     for name, folder in (("start", job.start), ("end", job.trained)):
         if stopping.told():
-            return {"stopped": stopping.why, "step": trainer.state.global_step}
+            return {"stopped": stopping.why, "step": steps}
         scores[name] = score_folder(job, objective, folder)
     if _rank() == 0:
-        result = {"steps": trainer.state.global_step, "scores": scores}
+        result = {"steps": steps, "scores": scores}
         atomic_write_text(job.finished, json.dumps(result, indent=2) + "\n")
     torch.distributed.barrier()
     return {}
@@ -101,7 +130,9 @@ def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTol
     plan = job.plan(rows.item_costs)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
-    log = StepLog(job.log, job.step_tokens(rows.item_tokens, plan))
+    log = StepLog(
+        job.log, job.step_tokens(rows.item_tokens, plan), device=job.placement.device, meter=meter_of(job, rows)
+    )
     trainer = objective.trainer(
         model=_model(job, objective),
         args=_arguments(job, objective, _output_folder(), start),
@@ -181,6 +212,7 @@ def _save(trainer: Any, job: Job) -> None:
     """The trained model as a plain folder; all ranks take part, since ZeRO 3 gathers the weights from them."""
     saved = Path(str(trainer.args.output_dir)) / "saved"
     trainer.save_model(str(saved))
+    unset_hf_deepspeed_config()  # under ZeRO 3, models that are loaded from here on would be cut up among the ranks
     if _rank() == 0:
         shutil.rmtree(job.trained, ignore_errors=True)
         if job.settings.lora is None:

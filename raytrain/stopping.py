@@ -7,6 +7,7 @@ notice at the same step. They agree on it after every step with one small reduct
 collective and a rank that saved alone would wait for the others for ever.
 """
 
+import os
 import signal
 import threading
 import time
@@ -24,25 +25,35 @@ WORKER, DRIVER, DRAIN = "a worker was told to stop (SIGTERM)", "stopped", "a nod
 
 
 class _Ear:
-    """SIGTERM to this worker. The first one while training goes on is taken as a notice, any other as Ray takes it."""
+    """SIGTERM to this worker. The first one while training goes on is taken as a notice, any other ends the process.
+
+    Python runs signal handlers in the main thread, which in a Ray worker sleeps until Ray next asks for its status; the
+    number of a signal is written to a pipe at once, and a thread of our own reads it.
+    """
 
     def __init__(self) -> None:
         self.listening = False
         self.heard = threading.Event()
-        self._before: Any = signal.SIG_DFL
+        self._installed = False
 
     def install(self) -> None:
         """Take over SIGTERM; runs in the main thread of the worker."""
-        if signal.getsignal(signal.SIGTERM) != self._on_signal:
-            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        if self._installed:
+            return
+        self._installed = True
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, lambda signum, frame: None)  # the number still goes to the pipe
+        threading.Thread(target=self._follow, args=(read,), name="sigterm", daemon=True).start()
 
-    def _on_signal(self, signum: int, frame: Any) -> None:
-        if self.listening and not self.heard.is_set():
+    def _follow(self, pipe: int) -> None:
+        while True:
+            if signal.SIGTERM not in os.read(pipe, 1):
+                continue
+            if not self.listening or self.heard.is_set():
+                os._exit(128 + signal.SIGTERM)
             self.heard.set()
-        elif callable(self._before):
-            self._before(signum, frame)
-        else:
-            raise SystemExit(128 + signum)
 
 
 _ear = _Ear()

@@ -1,6 +1,7 @@
 """A training stage in a process of its own, as `agentmill run` has it, for tests that disturb it."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -59,9 +60,20 @@ class Driver:
         """Until it has said `text` so many times."""
         self._wait(lambda: self.said.count(text) >= times, text)
 
+    def going_on_after(self) -> int:
+        """The step that it said last to go on after."""
+        return int(re.findall(r"going on after step (\d+)", self.said)[-1])
+
     def newest_worker(self) -> psutil.Process:
-        """The Ray Train worker that was started last; those of an earlier start may not be gone yet."""
-        found = [p for p in self.process.children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        """The Ray Train worker that was started last, as soon as there is one; earlier ones may still be dying."""
+        found: list[psutil.Process] = []
+
+        def there() -> bool:
+            below = self.process.children(recursive=True)
+            found.extend(p for p in below if "RayTrainWorker" in _command(p))
+            return bool(found)
+
+        self._wait(there, "worker")
         return max(found, key=lambda worker: worker.create_time())
 
     def end(self) -> int:
@@ -90,6 +102,13 @@ def driver(run: Run, stage: str, settings: StageSettings, output: Path) -> Itera
     finally:
         if started.process.poll() is None:
             started.kill()
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def losses(run: Run, stage: str) -> dict[int, float]:

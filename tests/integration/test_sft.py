@@ -22,17 +22,18 @@ from raytrain.merge import MergeError
 from raytrain.settings import LoraSettings, MergeSettings, SftSettings, WorkerSettings
 from raytrain.shards import Weights
 from raytrain.steplog import read_steps
+from raytrain.sweep import sweep
 from raytrain.worker import TrainingFailed
 from tests.survival import driver, largest_difference, losses
 from tests.tiny_llama import write_tiny_llama
 
-STEPS, SAVE_EVERY = 64, 8
+STEPS, SAVE_EVERY = 120, 8
 SETTINGS = SftSettings(
     worker=WorkerSettings(workers=2, threads=1, device="cpu"),
     lora=LoraSettings(rank=8, alpha=16),
     learning_rate=1e-2,
     max_steps=STEPS,
-    tokens_per_batch=640,
+    tokens_per_batch=320,
     max_length=256,
     save_every_steps=SAVE_EVERY,
 )
@@ -164,6 +165,14 @@ def test_another_merge_needs_no_training(finished: Run, tmp_path: Path) -> None:
     once = {name: float(figure.value) for name, figure in finished.figures("train").items()}
     assert value["train.sft.trained.heldout_loss"] == once["train.sft.heldout_loss"]
     assert once["train.sft.heldout_loss"] < value["train.sft.heldout_loss"] < once["train.sft.start.heldout_loss"]
+    points = sweep(run, "sft", [MergeSettings(weight=weight) for weight in (0, 0.25, 0.5, 1)])
+    domain = [point.domain for point in points]
+    assert domain == sorted(domain, reverse=True)
+    assert (domain[0], domain[3]) == (once["train.sft.start.heldout_loss"], once["train.sft.heldout_loss"])
+    assert domain[1] == value["train.sft.heldout_loss"]
+    results = {file.name: file.stat().st_mtime_ns for file in run.root.glob("merge/sft/*/*.json")}
+    assert sorted(results) == ["linear-0.25.json", "linear-0.5.json"]
+    assert sweep(run, "sft", [MergeSettings(weight=0.25)])[0] == points[1]  # kept, not measured again
     sft.run(run, SETTINGS, seed=1)
     assert Weights(run.root / "models" / "sft")[name].load().equal(after[name].load())
 
@@ -185,11 +194,13 @@ def disturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Dist
     folder = tmp_path_factory.mktemp("disturbed")
     run = new_run(folder / "run")
     with driver(run, "sft", SETTINGS, folder / "first") as first:
+        worker = first.newest_worker()
         first.wait_for_step(1)
-        first.newest_worker().terminate()
+        worker.terminate()
         first.wait_for_line("going on after step")
-        first.wait_for_step(first.steps() + 2)
-        first.newest_worker().kill()
+        worker = first.newest_worker()
+        first.wait_for_step(first.going_on_after() + 1)
+        worker.kill()
         first.wait_for_line("going on after step", times=2)
         first.wait_for_step(2 * SAVE_EVERY + 2)
         first.kill()
@@ -200,7 +211,7 @@ def disturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Dist
     os.truncate(shard, shard.stat().st_size // 2)
     with driver(run, "sft", SETTINGS, folder / "second") as second:
         second.wait_for_line("going on after step")
-        second.wait_for_step(second.steps() + 1)
+        second.wait_for_step(second.going_on_after() + 1)
         second.process.terminate()
         code = second.end()
     alone = SETTINGS.model_copy(update={"worker": SETTINGS.worker.model_copy(update={"workers": 1})})
