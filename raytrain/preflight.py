@@ -168,8 +168,8 @@ def _steps(shape: ModelShape, settings: StageSettings, *, on_gpu: bool) -> Itera
     for stage in range(worker.zero_stage + 1, 4):
         if worker.workers > 1:
             yield f"worker.zero_stage={stage}", {"worker": {"zero_stage": stage}}
-    if settings.tokens_per_batch > settings.max_length:
-        tokens = settings.max_length
+    if settings.tokens_per_batch > settings.least_tokens:
+        tokens = settings.least_tokens
         yield f"tokens_per_batch={tokens}", {"tokens_per_batch": tokens}
     if on_gpu and worker.offload == "none":
         yield "worker.offload=optimizer", {"worker": {"offload": "optimizer"}}

@@ -5,6 +5,7 @@ does so on GPUs only; on the CPU it scores every position of the prompt as well)
 accuracy), which synchronise the ranks four times a batch, are left out.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
-from raytrain.batches import IGNORED
+from raytrain.batches import IGNORED, Collator, Plan
+from raytrain.data import TokenRows
 from raytrain.settings import WorkerSettings
 from raytrain.upkeep import LightUpkeep
 
@@ -34,6 +36,16 @@ def completion_losses(
     counted = targets != IGNORED
     logits = model.get_output_embeddings()(hidden[counted])
     return functional.cross_entropy(logits.float(), targets[counted], reduction="none")
+
+
+def losses_of(model: PreTrainedModel, rows: TokenRows, plan: Plan) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each row of the batches in `plan` with the losses of its completion's tokens, [tokens], float64."""
+    collate = Collator(rows, 0)
+    for batch in plan:
+        tensors = {key: value.to(model.device) for key, value in collate.tensors(batch).items()}
+        losses = completion_losses(model, **tensors).double()
+        counts = [int(rows.lengths[row] - rows.starts[row]) for row in batch]
+        yield from zip(batch, losses.split(counts), strict=True)
 
 
 def score_completions(model: PreTrainedModel) -> None:
