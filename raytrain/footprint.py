@@ -29,6 +29,7 @@ from raytrain.shape import ModelShape
 GIB = 2**30
 BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
 LIVE = 1_000_000_000  # its stage3_max_live_parameters
+HEAP = 1.4  # on a CPU: what the C library's heap grows to for each byte that is in use (`agentmill bench memory`)
 NAMES = ("weights", "gradients", "optimizer", "buckets", "activations", "logits")
 
 
@@ -116,7 +117,8 @@ def _work(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gpu: b
     logits = batch.counted * shape.vocabulary * (2 * size if size == 4 else size + 8)
     if isinstance(settings, DpoSettings) and not settings.precompute_reference:
         logits += batch.counted * shape.vocabulary * (size + 4)
-    return {"activations": float(kept + outer + max(once - logits, 0)), "logits": float(logits)}
+    activations = (kept + outer + max(once - logits, 0)) * (1 if on_gpu else HEAP)
+    return {"activations": float(activations), "logits": float(logits)}
 
 
 def kept_in_layer(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gpu: bool) -> float:
