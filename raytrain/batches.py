@@ -37,7 +37,7 @@ def plan_batches(lengths: Int64, budget: int, workers: int, epochs: int, seed: i
     plan: Plan = []
     for epoch in range(epochs):
         draw = np.random.default_rng([seed, epoch])
-        groups = _groups(_cut(lengths, _pooled(lengths, budget, draw), budget), workers)
+        groups = in_groups(_cut(lengths, _pooled(lengths, budget, draw), budget), workers)
         for index in draw.permutation(len(groups)):
             plan.extend(groups[index])
     return plan
@@ -69,14 +69,23 @@ def _cut(lengths: Int64, order: Int64, budget: int) -> Plan:
     return batches
 
 
-def _groups(batches: Plan, workers: int) -> list[Plan]:
-    """Batches in groups of `workers`; the rows of an incomplete last group are dealt out again, some may get none."""
-    whole = len(batches) // workers * workers
-    groups = [batches[i : i + workers] for i in range(0, whole, workers)]
-    rest = [row for batch in batches[whole:] for row in batch]
-    if rest:
-        groups.append([rest[rank::workers] for rank in range(workers)])
-    return groups
+def in_groups(batches: Plan, workers: int) -> list[Plan]:
+    """Batches in groups of `workers`; the batches of an incomplete last group are spread over all workers."""
+    groups = [batches[i : i + workers] for i in range(0, len(batches), workers)]
+    return [spread(group, workers) for group in groups]
+
+
+def spread(batches: Plan, places: int) -> Plan:
+    """At most `places` batches spread over as many: those with the most rows are halved, so that no batch grows.
+
+    With fewer rows than places, some places get none.
+    """
+    result = [list(batch) for batch in batches]
+    while len(result) < places:
+        largest = max(range(len(result)), key=lambda i: len(result[i]))
+        rows = result[largest]
+        result[largest : largest + 1] = [rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :]]
+    return result
 
 
 @dataclass(frozen=True)

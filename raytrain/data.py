@@ -1,13 +1,15 @@
 """From rows of a corpus to token arrays on disk: tokenised once, in the driver, before any worker starts.
 
 A row is a prompt and a completion (chat messages). Its tokens are the chat template's text of both; the loss counts
-only what follows the prompt, up to and including the end-of-sequence token. Invariant: no row is ever cut. A row over
-the limit is dropped and counted or stops the stage, by the overflow policy, and the report says which before training
-(see raytrain.lengths). What is dealt out to batches is an item: one row, or the two sides of a preference pair.
+only what follows the prompt, up to and including the end-of-sequence token. Invariant: no row is ever cut silently. A
+row over the limit is dropped and counted, stops the stage or is split (see raytrain.pieces), by the overflow policy,
+and the report says which before training (see raytrain.lengths). What is dealt out to batches is an item: one row, or
+the two sides of a preference pair.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ import pyarrow.parquet as pq
 
 from agentmill.config import UserError
 from raytrain.lengths import LengthReport, measure_lengths
+from raytrain.pieces import Int32, split_row
 from raytrain.settings import Overflow
 
-Int32 = np.ndarray[Any, np.dtype[np.int32]]
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 COLUMNS = ("prompt", "completion", "agent", "source")
@@ -35,6 +37,7 @@ class TokenRows:
 
     `groups[i]` names whose output the row is: the agent, or `public` for rows of a public corpus. Item i is the rows
     i * sides to (i + 1) * sides: one row, or with `sides` 2 the chosen and the rejected answer to one prompt.
+    `phases[i]` is the phase of a curriculum that row i is trained in; empty where there is but one.
     """
 
     tokens: Int32
@@ -42,6 +45,7 @@ class TokenRows:
     starts: Int32
     groups: tuple[str, ...]
     sides: int = 1
+    phases: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -93,13 +97,15 @@ class TokenRows:
         np.save(folder / "starts.npy", self.starts)
         np.save(folder / "groups.npy", np.array(self.groups, dtype=np.str_))
         np.save(folder / "sides.npy", self.sides)
+        np.save(folder / "phases.npy", np.array(self.phases, dtype=np.int64))
 
     @classmethod
     def load(cls, folder: Path) -> "TokenRows":
         """Map the arrays of `save` into memory; several processes on a node share the pages."""
-        groups = np.load(folder / "groups.npy")
+        groups, phases = np.load(folder / "groups.npy"), np.load(folder / "phases.npy")
         tokens, offsets, starts = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("tokens", "offsets", "starts"))
-        return cls(tokens, offsets, starts, tuple(str(g) for g in groups), int(np.load(folder / "sides.npy")))
+        names, sides = tuple(str(g) for g in groups), int(np.load(folder / "sides.npy"))
+        return cls(tokens, offsets, starts, names, sides, tuple(phases.tolist()))
 
 
 def join(rows: Sequence[tuple[Int32, int, str]], sides: int = 1) -> TokenRows:
@@ -136,6 +142,8 @@ def within(
         CorpusError: when an item is over the limit and `overflow` is error, or none is left.
     """
     report = measure_lengths(rows.lengths, rows.starts, rows.item_groups, sources, rows.sides, max_length)
+    if overflow == "split":
+        rows, report = _split(rows, report, max_length)
     if report.over and overflow == "error":
         raise CorpusError(
             f"{stage}.overflow=error and {report.over:,} of {report.rows:,} {report.noun} of {file.name} are longer "
@@ -147,9 +155,25 @@ def within(
             f"{file} has none of its {report.rows:,} {report.noun} within {stage}.max_length={max_length} tokens; "
             f"raise {stage}.max_length or make the corpus again"
         )
-    if not report.over:
+    if not report.over or overflow == "split":
         return rows, report
     return rows.take([i for i, cost in enumerate(rows.item_costs) if cost <= max_length * rows.sides]), report
+
+
+def _split(rows: TokenRows, report: LengthReport, max_length: int) -> tuple[TokenRows, LengthReport]:
+    """The rows with those over the limit in pieces, and the report on what became of them."""
+    pieces = [split_row(*rows.row(i), rows.groups[i], max_length) for i in range(len(rows))]
+    result = join([piece for part in pieces for piece in part])
+    lost = Counter(rows.groups[i] for i, part in enumerate(pieces) if not part)
+    return result, replace(
+        report,
+        kept=len(result),
+        over=lost.total(),
+        over_by_group=dict(lost),
+        split=sum(len(part) > 1 for part in pieces),
+        tokens=len(result.tokens),
+        completion_tokens=result.completion_tokens,
+    )
 
 
 def read_corpus(file: Path, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:

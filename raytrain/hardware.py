@@ -18,7 +18,7 @@ from agentmill.errors import UserError
 from agentmill.lineage import gpu_memory_gib, memory_gib, usable_cores
 from raytrain.settings import WorkerSettings
 
-CPU_ATTENTION = "grouped_products"
+CPU_ATTENTION, GPU_ATTENTION = "grouped_products", "fused"
 SHIPPED = Path(__file__).parents[1] / "configs" / "hardware"
 INTERFACES = Path("/sys/class/infiniband")
 
@@ -133,7 +133,7 @@ class Placement:
     @property
     def attention(self) -> str:
         """The implementation of attention, by its name in transformers (see raytrain.attention)."""
-        return "sdpa" if self.device == "gpu" else CPU_ATTENTION
+        return GPU_ATTENTION if self.device == "gpu" else CPU_ATTENTION
 
     @property
     def dtype(self) -> Any:

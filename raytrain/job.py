@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raytrain.batches import Plan, plan_batches
-from raytrain.data import Int64
+from raytrain.data import Int64, TokenRows
 from raytrain.hardware import Placement
+from raytrain.packing import plan_packs
 from raytrain.resize import redeal, rounds
 from raytrain.settings import StageSettings
 
 TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "sft_heldout", "general"
+HELDOUT_BARE = "heldout_without_context"
 CHECKPOINTS = "ray"
-SETS = (TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL)
+SETS = (TRAIN, HELDOUT, HELDOUT_BARE, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Job:
 
     @property
     def sets(self) -> dict[str, Path]:
-        """Folders of tokenised rows by name; public_heldout is there only with public data, sft_heldout only in dpo."""
+        """Folders of tokenised rows by name; public_heldout is there only with public data, sft_heldout only in dpo,
+        heldout_without_context only where the rows are documents with a context."""
         folders = {name: self.work / "rows" / name for name in SETS}
         return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
@@ -97,13 +100,17 @@ class Job:
     @property
     def accumulate(self) -> int:
         """Batches that each worker takes for a step."""
-        return rounds(self.begun_with * self.settings.accumulate, self.settings.worker.workers)
+        return rounds(self.settings.step_batches(self.begun_with), self.settings.worker.workers)
 
-    def plan(self, costs: Int64) -> Plan:
-        """The batches of the whole run over items of these padded tokens, cut to `max_steps`."""
+    def plan(self, rows: TokenRows) -> Plan:
+        """The batches of the whole run over these rows' items, cut to `max_steps`."""
         settings, begun_with = self.settings, self.begun_with
-        batches = begun_with * settings.accumulate
-        plan = plan_batches(costs, settings.tokens_per_batch, begun_with, settings.epochs, self.seed)
+        batches = settings.step_batches(begun_with)
+        spread = settings.tokens_per_batch, begun_with, settings.epochs, self.seed
+        if settings.packing:
+            plan = plan_packs(rows.lengths, *spread, rows.phases)
+        else:
+            plan = plan_batches(rows.item_costs, *spread)
         plan = plan if settings.max_steps is None else plan[: settings.max_steps * batches]
         return plan if settings.worker.workers == begun_with else redeal(plan, batches, settings.worker.workers)
 

@@ -23,6 +23,8 @@ Spread = dict[str, int]
 class LengthReport:
     """What tokenising found. `rows`, `kept`, `over` and what is counted by group or source are rows, or pairs.
 
+    `over` are those left out, `split` those in pieces with their context again; `kept` counts the pieces.
+
     `tokens` and `completion_tokens` are those of what was kept; `spread` is group -> part -> {p50, p90, p99, max} in
     tokens, of all rows.
     """
@@ -31,6 +33,7 @@ class LengthReport:
     rows: int
     kept: int
     over: int
+    split: int
     over_by_group: Mapping[str, int]
     sources: Mapping[str, int]
     tokens: int
@@ -47,6 +50,7 @@ class LengthReport:
             f"{self.rows:,} {self.noun} ({sources}), {self.kept:,} kept with {self.tokens:,} tokens "
             f"({self.completion_tokens:,} of them count); longest {self.longest}; over {self.limit}: {self.over:,}"
             + (f" ({over})" if over else "")
+            + (f", split with their context again: {self.split:,}" if self.split else "")
         )
 
     def lines(self) -> list[str]:
@@ -79,6 +83,7 @@ def measure_lengths(
         rows=len(whole),
         kept=int(fits.sum()),
         over=int((~fits).sum()),
+        split=0,
         over_by_group=dict(Counter(names[~fits].tolist())),
         sources=dict(Counter(sources)),
         tokens=int(whole[fits].sum()),

@@ -26,10 +26,11 @@ from raytrain.blend import blend_folder
 from raytrain.callbacks import StepLog
 from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
-from raytrain.job import HELDOUT, TRAIN, Job
+from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN, Job
 from raytrain.merge import merge_adapter
 from raytrain.meter import meter_of
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
+from raytrain.packing import PackedCollator
 from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
@@ -127,16 +128,18 @@ def _rank() -> int:
 
 def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTold) -> Any:
     rows = TokenRows.load(job.sets[TRAIN])
-    plan = job.plan(rows.item_costs)
+    plan = job.plan(rows)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
     log = StepLog(
         job.log, job.step_tokens(rows.item_tokens, plan), device=job.placement.device, meter=meter_of(job, rows)
     )
+    pad_id = _pad_id(tokenizer)
+    collator = PackedCollator(rows, pad_id) if job.settings.packing else objective.collator(job, rows, pad_id)
     trainer = objective.trainer(
         model=_model(job, objective),
         args=_arguments(job, objective, _output_folder(), start),
-        data_collator=objective.collator(job, rows, _pad_id(tokenizer)),
+        data_collator=collator,
         train_dataset=Dataset.from_dict({"rows": plan}),
         processing_class=tokenizer,
         callbacks=[report, log, stopping],
@@ -150,6 +153,7 @@ def _model(job: Job, objective: Objective) -> Any:
     lora = job.settings.lora
     model = load_model(job.start, job.placement)
     objective.prepare(model)
+    objective.freeze(model, job)
     if lora is None:
         return model
     config = LoraConfig(
@@ -229,7 +233,7 @@ def score_folder(job: Job, objective: Objective, folder: Path) -> dict[str, Meas
     """What is measured of the model in `folder`, by held-out set; every rank takes its share and has the whole."""
     model = load_for_scoring(folder, job.placement)
     heldout = {name: TokenRows.load(path) for name, path in job.sets.items() if name != TRAIN}
-    measures = {HELDOUT: objective.measure}
+    measures = dict.fromkeys((HELDOUT, HELDOUT_BARE), objective.measure)
     return {name: _score(model, rows, job, measures.get(name, loss_sums)) for name, rows in heldout.items()}
 
 

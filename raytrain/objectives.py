@@ -4,8 +4,8 @@ held-out rows are scored. Everything else is `raytrain.loop`.
 Scores are sums by group, so that ranks and sets add up: {group: [sum, count]} for each named measure.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from trl.trainer.sft_config import SFTConfig
 
 from raytrain.batches import Collator, Share, in_order
 from raytrain.data import TokenRows
+from raytrain.expand import new_blocks
 from raytrain.job import Job
+from raytrain.positions import by_position
 from raytrain.preference import (
     PreferenceTrainer,
     compute_references,
@@ -23,6 +25,7 @@ from raytrain.preference import (
     preference_collator,
     preference_fields,
 )
+from raytrain.settings import CptSettings
 from raytrain.trainer import CompletionTrainer, completion_losses, score_completions
 
 Sums = dict[str, torch.Tensor]
@@ -35,8 +38,9 @@ class Objective:
 
     `before` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
     `fields` what it is told beyond what every stage is told. `prepare` changes a loaded model before adapters are put
-    on; `measure` looks at the held-out rows of the stage's own corpus (other sets are measured by their loss) and
-    returns, for this rank's share of the batches, the sums [number of groups, 2] (total, count) of each measure.
+    on, `freeze` leaves out weights that are not trained; `measure` looks at the held-out rows of the stage's own corpus
+    (other sets are measured by their loss) and returns, for this rank's share of the batches, the sums
+    [number of groups, 2] (total, count) of each measure.
     """
 
     trainer: type[Any]
@@ -46,22 +50,42 @@ class Objective:
     measure: Measure
     prepare: Callable[[PreTrainedModel], None] = lambda model: None
     before: Callable[[Job], None] = lambda job: None
+    freeze: Callable[[PreTrainedModel, Job], None] = lambda model, job: None
 
 
-def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -> Sums:
-    """Summed loss and number of completion tokens by group, in the order of `sorted(set(rows.groups))`."""
-    names = sorted(set(rows.groups))
-    number = [names.index(group) for group in rows.groups]
-    sums = torch.zeros(len(names), 2, dtype=torch.float64, device=model.device)
+def row_losses(
+    model: PreTrainedModel, rows: TokenRows, job: Job, share: Share
+) -> Iterator[tuple[int, torch.Tensor]]:  # fmt: skip
+    """Each row of this rank's share with the losses of its completion's tokens, [tokens], float64."""
     collate = Collator(rows, 0)
     for batch in share(in_order(rows.lengths, 2 * job.settings.tokens_per_batch)):
         tensors = {key: value.to(model.device) for key, value in collate.tensors(batch).items()}
         losses = completion_losses(model, **tensors).double()
         counts = [int(rows.lengths[row] - rows.starts[row]) for row in batch]
-        for row, part in zip(batch, losses.split(counts), strict=True):
-            sums[number[row], 0] += part.sum()
-            sums[number[row], 1] += len(part)
+        yield from zip(batch, losses.split(counts), strict=True)
+
+
+def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -> Sums:
+    """Summed loss and number of completion tokens by group, in the order of `sorted(set(rows.groups))`."""
+    names = sorted(set(rows.groups))
+    sums = torch.zeros(len(names), 2, dtype=torch.float64, device=model.device)
+    for row, losses in row_losses(model, rows, job, share):
+        number = names.index(rows.groups[row])
+        sums[number, 0] += losses.sum()
+        sums[number, 1] += len(losses)
     return {"loss": sums}
+
+
+def freeze_old_blocks(model: PreTrainedModel, job: Job) -> None:
+    """With `train: new_blocks`, leave only the blocks that expansion added to be trained (LLaMA Pro,
+    arXiv 2401.02415, section 3.2)."""
+    settings = job.settings
+    if not isinstance(settings, CptSettings) or settings.train == "all":
+        return
+    added = set(new_blocks(job.start))
+    model.requires_grad_(False)
+    for number, block in enumerate(model.base_model.layers):
+        block.requires_grad_(number in added)
 
 
 COMPLETIONS = Objective(
@@ -80,4 +104,8 @@ PREFERENCES = Objective(
     measure=pair_sums,
     before=compute_references,
 )
-OBJECTIVES = {"sft": COMPLETIONS, "cpt": COMPLETIONS, "dpo": PREFERENCES}
+OBJECTIVES = {
+    "cpt": replace(COMPLETIONS, measure=by_position, freeze=freeze_old_blocks),
+    "sft": COMPLETIONS,
+    "dpo": PREFERENCES,
+}

@@ -11,7 +11,7 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from raytrain.batches import Plan
+from raytrain.batches import Plan, spread
 
 UNIVERSAL = "_universal"
 
@@ -29,13 +29,8 @@ def redeal(plan: Plan, batches: int, workers: int) -> Plan:
     """
     dealt: Plan = []
     for begin in range(0, len(plan), batches):
-        step = [list(batch) for batch in plan[begin : begin + batches]]
-        places = rounds(len(step), workers) * workers
-        while len(step) < places:
-            largest = max(range(len(step)), key=lambda i: len(step[i]))
-            rows = step[largest]
-            step[largest : largest + 1] = [rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :]]
-        dealt.extend(step)
+        step = plan[begin : begin + batches]
+        dealt.extend(spread(step, rounds(len(step), workers) * workers))
     return dealt
 
 

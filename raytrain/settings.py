@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from agentmill.config import Strict
 
-Overflow = Literal["drop", "error"]
+Overflow = Literal["drop", "error", "split"]
 
 
 class WorkerSettings(Strict):
@@ -84,11 +84,13 @@ class StageSettings(Strict):
     `tokens_per_batch` counts padded (or, with `packing`, packed) tokens of one worker's micro-batch; a step is
     `workers` x `accumulate` of them. The number of steps follows from the corpus, `epochs` and `max_steps` alone, so
     that a run that was killed and goes on is the run that was not. `overflow` says what happens to rows longer than
-    `max_length`: `error` stops before training, `drop` leaves them out and counts them; nothing is ever cut.
+    `max_length`: `error` stops before training, `drop` leaves them out and counts them, `split` (documents alone, so
+    cpt alone) makes several of one; nothing is ever cut silently.
     `lora` null trains the weights themselves. `merge` null keeps the trained model as it is.
     """
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset({"log_every_steps", "save_every_steps", "keep_checkpoints"})
+    SPLITS: ClassVar[bool] = False
 
     worker: WorkerSettings = WorkerSettings()
     lora: LoraSettings | None = LoraSettings()
@@ -119,17 +121,105 @@ class StageSettings(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rows_can_be_split(self) -> "StageSettings":
+        if self.overflow == "split" and not self.SPLITS:
+            raise ValueError(
+                "overflow=split is for the documents of cpt: an agent's prompt and answer mean nothing in pieces; "
+                "set overflow=drop or overflow=error"
+            )
+        return self
+
+    def step_batches(self, workers: int) -> int:
+        """Batches of one step over all workers, in a run that begins with so many."""
+        return workers * self.accumulate
+
+
+class PhaseSettings(Strict):
+    """One phase of the length curriculum: documents of at most `length` tokens, context included; `share` of the
+    tokens, relative to the other phases' shares."""
+
+    length: Annotated[int, Field(ge=8)]
+    share: Annotated[float, Field(gt=0)] = 1.0
+
 
 class CptSettings(StageSettings):
     """Context-aware continual pretraining on corpora/cpt: all weights, or with `train: new_blocks` only those of the
-    blocks that expansion added (as LLaMA Pro does; the paper trains all)."""
+    blocks that expansion added (as LLaMA Pro does; the paper trains all).
+
+    `curriculum` lists phases of growing length, the last of `max_length`; empty is one phase. `tokens_per_step`, the
+    same in every phase, sets the accumulation in place of `accumulate`: workers x accumulation x tokens_per_batch. A
+    document over the length of its phase is split into pieces that each have the context again (`overflow: split`).
+    """
+
+    SPLITS: ClassVar[bool] = True
 
     lora: LoraSettings | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.01
     packing: bool = True
+    overflow: Overflow = "split"
+    curriculum: tuple[PhaseSettings, ...] = ()
+    tokens_per_step: Annotated[int, Field(ge=1)] | None = None
     train: Literal["all", "new_blocks"] = "all"
+
+    def step_batches(self, workers: int) -> int:
+        """Batches of one step over all workers, in a run that begins with so many."""
+        if self.tokens_per_step is None:
+            return super().step_batches(workers)
+        return self.tokens_per_step // self.tokens_per_batch
+
+    @field_validator("curriculum")
+    @classmethod
+    def _lengths_grow(cls, value: tuple[PhaseSettings, ...]) -> tuple[PhaseSettings, ...]:
+        lengths = [phase.length for phase in value]
+        if lengths != sorted(set(lengths)):
+            raise ValueError(
+                f"the phases' lengths are {lengths}, and each must be longer than the one before; sort them"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _curriculum_fits(self) -> "CptSettings":
+        if self.curriculum and self.curriculum[-1].length != self.max_length:
+            raise ValueError(
+                f"curriculum ends with length {self.curriculum[-1].length} and max_length={self.max_length}: the last "
+                f"phase takes the longest documents; make the two equal"
+            )
+        if self.curriculum and not self.packing:
+            raise ValueError(
+                "curriculum needs packing=true, since only packed rows hold the same tokens in every phase"
+            )
+        if self.curriculum and self.overflow != "split":
+            raise ValueError(
+                f"curriculum needs overflow=split, and it is {self.overflow}: a document may be longer than its phase"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _step_is_whole_batches(self) -> "CptSettings":
+        if self.tokens_per_step is None:
+            return self
+        each = self.worker.workers * self.tokens_per_batch
+        if self.accumulate != 1:
+            raise ValueError(
+                f"accumulate={self.accumulate} and tokens_per_step={self.tokens_per_step} both say how long a step is; "
+                f"leave out accumulate"
+            )
+        if self.tokens_per_step % each:
+            below = self.tokens_per_step // each * each
+            raise ValueError(
+                f"tokens_per_step={self.tokens_per_step} is no multiple of workers x tokens_per_batch = "
+                f"{self.worker.workers} x {self.tokens_per_batch} = {each}; use {below or each} or {below + each}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _new_blocks_have_no_adapter(self) -> "CptSettings":
+        if self.train == "new_blocks" and self.lora is not None:
+            raise ValueError("train=new_blocks trains the new blocks' own weights; set lora to null")
+        return self
 
 
 class SftSettings(StageSettings):

@@ -35,6 +35,7 @@ from raytrain.hardware import place
 from raytrain.job import GENERAL, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
 from raytrain.lengths import LengthReport
 from raytrain.merge import check_targets
+from raytrain.positions import MEASURE as BY_POSITION
 from raytrain.preflight import check_job, largest_of
 from raytrain.settings import StageSettings
 from raytrain.site import DEFAULT_SITE, Site
@@ -55,6 +56,7 @@ LENGTHS = "lengths.json"
 UNITS = {"loss": "nats/token"}
 
 Tokenise = Callable[[Path, Any, StageSettings], tuple[TokenRows, LengthReport]]
+Arrange = Callable[[str, TokenRows, Any, StageSettings, int], dict[str, TokenRows]]
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,16 @@ class Stage:
 
     `beside` are held-out files of other corpora, set -> (path in corpora/, how it becomes token rows), looked at where
     the run has them. `units` are those of what is measured of the stage's own pairs or rows.
+
+    `arrange(set, rows, tokenizer, settings, seed)` says what is trained on or measured in place of a set: itself, or
+    others by name.
     """
 
     name: str
     tokenise: Tokenise
     beside: Mapping[str, tuple[str, Tokenise]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=lambda: UNITS)
+    arrange: Arrange = lambda name, rows, tokenizer, settings, seed: {name: rows}
 
 
 def train_stage(
@@ -173,6 +179,8 @@ def _prepare(run: Run, stage: Stage, job: Job) -> None:
         run.record(f"{prefix}.{name}_dropped", report["over"], n=report["rows"])
         for source, count in report["sources"].items():
             run.record(f"{prefix}.{name}_rows.{source}", count, n=report["rows"])
+        if job.settings.overflow == "split":
+            run.record(f"{prefix}.{name}_split", report["split"], n=report["rows"])
 
 
 def _tokenise(run: Run, stage: Stage, job: Job, target: Path) -> None:
@@ -190,7 +198,8 @@ def _tokenise(run: Run, stage: Stage, job: Job, target: Path) -> None:
             if name != TRAIN and rows.items > settings.heldout_rows:
                 draw = np.random.default_rng(job.seed).choice(rows.items, settings.heldout_rows, replace=False)
                 rows = rows.take(sorted(int(i) for i in draw))
-            rows.save(folder / name)
+            for part, arranged in stage.arrange(name, rows, tokenizer, settings, job.seed).items():
+                arranged.save(folder / part)
         general_rows(tokenizer, GENERAL_ROWS, settings.max_length).save(folder / GENERAL)
         atomic_write_text(folder / LENGTHS, json.dumps(lengths))
 
@@ -207,15 +216,18 @@ def _train(run: Run, job: Job, site: Site) -> None:
         _publish_again(job)
         return
     rows = TokenRows.load(job.sets[TRAIN])
-    plan = job.plan(rows.item_costs)
+    plan = job.plan(rows)
     check_job(job, largest_of(rows, plan, packed=job.settings.packing), site.hardware)
     tokens = job.step_tokens(rows.item_tokens, plan)
-    padding = 1 - sum(tokens) / padded_tokens(rows.item_costs, plan)
+    if job.settings.packing:
+        beside = f"batches filled to {sum(tokens) / (len(plan) * job.settings.tokens_per_batch):.1%}"
+    else:
+        beside = f"{1 - sum(tokens) / padded_tokens(rows.item_costs, plan):.1%} padding beside them"
     worker, lora = job.settings.worker, job.settings.lora
     what = f"LoRA rank {lora.rank} on {', '.join(job.targets)}" if lora else "all weights"
     say(
         job.stage,
-        f"{len(tokens)} steps of about {sum(tokens) // len(tokens):,} tokens ({padding:.1%} padding beside them), "
+        f"{len(tokens)} steps of about {sum(tokens) // len(tokens):,} tokens ({beside}), "
         f"{worker.workers} workers x {job.placement.threads} threads, {job.placement.precision} on "
         f"{job.placement.device}, ZeRO {worker.zero_stage}, {what}",
     )
@@ -328,13 +340,15 @@ def _record(run: Run, stage: Stage, job: Job, result: Mapping[str, Any]) -> None
         for name, measures in sets.items():
             units = stage.units if name == HELDOUT else UNITS
             for measure, groups in measures.items():
-                unit = units.get(measure, "")
-                _record_score(run, job.stage, f"{where}.{name}_{measure}", unit, list(groups.values()))
-                for group, sums in groups.items() if name == HELDOUT or len(groups) > 1 else ():
+                curve = measure.startswith(BY_POSITION)  # told over all groups alone, and shown as a chart
+                unit = UNITS["loss"] if curve else units.get(measure, "")
+                _record_score(run, job.stage, f"{where}.{name}_{measure}", unit, list(groups.values()), quiet=curve)
+                for group, sums in groups.items() if not curve and (name == HELDOUT or len(groups) > 1) else ():
                     _record_score(run, job.stage, f"{where}.{group}.{name}_{measure}", unit, [sums])
 
 
-def _record_score(run: Run, stage: str, name: str, unit: str, sums: list[list[float]]) -> None:
+def _record_score(run: Run, stage: str, name: str, unit: str, sums: list[list[float]], quiet: bool = False) -> None:
     total, count = (sum(column) for column in zip(*sums, strict=True))
     run.record(name, total / count, n=int(count), unit=unit)
-    say(stage, f"{name} {total / count:.4f} over {int(count):,}")
+    if not quiet:
+        say(stage, f"{name} {total / count:.4f} over {int(count):,}")

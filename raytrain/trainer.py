@@ -17,15 +17,19 @@ from raytrain.batches import IGNORED
 from raytrain.settings import WorkerSettings
 from raytrain.upkeep import LightUpkeep
 
+LAYOUT = ("position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 
-def completion_losses(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def completion_losses(
+    model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor, **layout: Any
+) -> torch.Tensor:
     """Negative log-likelihood of each label that counts, in row order: [number of labels that are not IGNORED], fp32.
 
-    `input_ids` and `labels` are [rows, length], right-padded, labels not shifted.
+    `input_ids` and `labels` are [rows, length], labels not shifted. Rows are right-padded, or packed, with `layout` as
+    `raytrain.packing.PackedCollator` makes it.
     """
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+    hidden = model.base_model(input_ids=input_ids, use_cache=False, **layout).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     counted = targets != IGNORED
     logits = model.get_output_embeddings()(hidden[counted])
@@ -35,8 +39,9 @@ def completion_losses(model: PreTrainedModel, input_ids: torch.Tensor, labels: t
 def score_completions(model: PreTrainedModel) -> None:
     """Replace the forward pass of `model` by one that gives the summed loss over completions and no logits."""
 
-    def forward(input_ids: torch.Tensor, labels: torch.Tensor, **_: Any) -> CausalLMOutput:
-        return CausalLMOutput(loss=completion_losses(model, input_ids, labels).sum())
+    def forward(input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any) -> CausalLMOutput:
+        layout = {name: value for name, value in inputs.items() if name in LAYOUT}
+        return CausalLMOutput(loss=completion_losses(model, input_ids, labels, **layout).sum())
 
     model.forward = forward
 
@@ -48,7 +53,7 @@ class CompletionTrainer(LightUpkeep, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The rank's share of the step's mean, times the number of ranks, over which DeepSpeed averages gradients."""
-        output = model(input_ids=inputs["input_ids"], labels=inputs["labels"])
+        output = model(**inputs)
         loss = output.loss / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
