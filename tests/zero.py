@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed
 from deepspeed import zero
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import load_file
 
 from raytrain import attention, loop
@@ -53,16 +53,17 @@ def _run(job: Job) -> Tensors:
         with zero.GatheredParameters([parameter]):
             found[name] = parameter.detach().clone()
         if parameter.requires_grad:
-            found[f"{name} master"] = _whole(safe_get_full_fp32_param(parameter))
-            for state in ("exp_avg", "exp_avg_sq"):
-                found[f"{name} {state}"] = _whole(safe_get_full_optimizer_state(parameter, state))
+            master = safe_get_full_fp32_param(parameter)
+            assert master is not None
+            found[f"{name} master"] = master.detach().clone()
+    inner = trainer.model_wrapped.optimizer.optimizer  # torch's own, on this rank's shard
+    for i, (shard, state) in enumerate(inner.state.items()):
+        assert {"step", "exp_avg", "exp_avg_sq"} <= state.keys()
+        found[f"{i} shard"] = shard.detach().clone()
+        found |= {f"{i} {key}": torch.as_tensor(value).clone() for key, value in state.items()}
+    assert any(" exp_avg" in name for name in found)
     loop._save(trainer, job)
     return found
-
-
-def _whole(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None
-    return tensor.detach().clone()
 
 
 def _compare(one: Tensors, other: Tensors, what: str) -> None:
