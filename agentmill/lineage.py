@@ -85,9 +85,20 @@ def usable_cores() -> int:
 
 def gpu_names() -> tuple[str, ...]:
     """Names of the NVIDIA GPUs, as the driver's own tool lists them; none where that tool is missing."""
+    return _nvidia_smi("name")
+
+
+def gpu_memory_gib() -> float | None:
+    """Memory of the smallest NVIDIA GPU here in GiB; None where there is none."""
+    sizes = [float(line) for line in _nvidia_smi("memory.total") if line.replace(".", "").isdigit()]
+    return min(sizes) / 1024 if sizes else None
+
+
+def _nvidia_smi(column: str) -> tuple[str, ...]:
+    """One column of the driver's own tool, a line for each GPU; none where that tool is missing."""
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={column}", "--format=csv,noheader,nounits"],
             capture_output=True, text=True, check=True, timeout=20,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):

@@ -43,18 +43,18 @@ Marks = dict[str, list[bool]]  # condition -> of each of its tests, whether the 
 @dataclass(frozen=True)
 class Extent:
     """How much is trained and asked: conversations to train on and to ask about, tests an agent and condition, steps of
-    a training and of a search. `rates` is how many learning rates of each kind are tried."""
+    a training and of a search. `search` false takes the middle learning rate of each kind untried."""
 
     conversations: int = 700
     heldout: int = 150
     per_agent: int = 120
     steps: int = 400
     search_steps: int = 40
-    rates: int = 3
+    search: bool = True
     mix: str = "core"
 
 
-QUICK = Extent(conversations=24, heldout=12, per_agent=8, steps=12, search_steps=4, rates=1)
+QUICK = Extent(conversations=24, heldout=12, per_agent=8, steps=12, search=False)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def _of_kind(settings: SftSettings, kind: str) -> SftSettings:
 
 def _best(folder: Path, corpus: Path, base: Path, settings: SftSettings, kind: str, extent: Extent) -> Trained:
     """The training of one kind at the learning rate whose search ended with the lowest held-out loss."""
-    rates = RATES[kind][: extent.rates]
+    rates = RATES[kind]
+    if not extent.search:
+        return _trained(folder, corpus, base, settings, kind, rates[len(rates) // 2], extent.steps)
     tried = {rate: _trained(folder, corpus, base, settings, kind, rate, extent.search_steps) for rate in rates}
     losses = {rate: one.figures["heldout_loss"] for rate, one in tried.items()}
     rate = min(losses, key=lambda each: losses[each])

@@ -28,7 +28,7 @@ def bench_bases(corpora: Run, bases: dict[str, Path], settings: SftSettings, fol
     for name, base in bases.items():
         run = _run_of(folder / name, source, base)
         sft.run(run, settings, seed=seed)
-        _record(figures, name, run)
+        record_base(figures, name, run)
     return figures
 
 
@@ -41,7 +41,8 @@ def _run_of(root: Path, source: Path, base: Path) -> Run:
     return run
 
 
-def _record(figures: Run, name: str, run: Run) -> None:
+def record_base(figures: Run, name: str, run: Run) -> None:
+    """Record in `figures` what the stage sft measured of the base `name` in `run`."""
     done = run.figures("train.sft")
     rate = done["train.sft.tokens_per_s"]
     figures.record(f"bench.base.{name}.tokens_per_s", float(rate.value), n=rate.n, unit=rate.unit)

@@ -69,8 +69,8 @@ class Spec(BaseModel):
             "max_grad_norm": self.max_grad_norm,
             "bf16": True,
             "use_cpu": self.device == "cpu",
-            "ddp_backend": "gloo" if self.device == "cpu" else "nccl",
-            "ddp_find_unused_parameters": False,
+            "ddp_backend": None if self.processes == 1 else "gloo" if self.device == "cpu" else "nccl",
+            "ddp_find_unused_parameters": None if self.processes == 1 else False,
             "dataloader_pin_memory": self.device == "gpu",
             "save_strategy": "no",
             "eval_strategy": "no",
@@ -128,11 +128,19 @@ def _trainer(spec: Spec) -> Any:
         from trl.trainer.dpo_config import DPOConfig
         from trl.trainer.dpo_trainer import DPOTrainer
 
-        return DPOTrainer(args=DPOConfig(beta=spec.beta, **spec.settings), **given)
+        # Columns that the model does not take stay, for the sampler that groups by length: it knows no pairs itself.
+        trainer = DPOTrainer(args=DPOConfig(beta=spec.beta, remove_unused_columns=False, **spec.settings), **given)
+        pairs = trainer.train_dataset
+        trainer.train_dataset = pairs.add_column("length", [_pair_length(pair) for pair in pairs])
+        return trainer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     return SFTTrainer(args=SFTConfig(**spec.settings), **given)
+
+
+def _pair_length(pair: Mapping[str, Any]) -> int:
+    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
 
 
 def _clocked(trainer: Any) -> list[float]:

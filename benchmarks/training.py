@@ -131,9 +131,7 @@ class _Bench:
         model.symlink_to(folder / "model", target_is_directory=True)
         self.placement: Placement = place(settings.worker, ray.cluster_resources())
         self.targets = check_targets(model, settings.lora.targets) if settings.lora else ()
-        self.rows = put_rows(
-            stage, self.module._tokenise, self.settings, source, self.run, model, steps=sizes.steps, seed=SEED
-        )
+        self.rows = put_rows(stage, self.settings, source, self.run, model, steps=sizes.steps, seed=SEED)
         self.micro_batches = 0
 
     def turn(self, side: Side) -> Turn:
@@ -143,7 +141,8 @@ class _Bench:
         return self._ours(packing=side == "packed")
 
     def _ours(self, packing: bool) -> Turn:
-        shutil.rmtree(self.run.root / "models" / self.stage, ignore_errors=True)
+        for made in ("models", "checkpoints"):
+            shutil.rmtree(self.run.root / made / self.stage, ignore_errors=True)
         settings = self.settings.model_copy(update={"packing": packing})
         began = time.monotonic()
         self.module.run(self.run, settings, start=START, seed=SEED)

@@ -9,21 +9,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentmill.config import UserError
 from agentmill.log import say
 from agentmill.runs import Run
+from raytrain.data import tokenise_rows
 from raytrain.settings import StageSettings
 
 CONVERSATIONS = 400
 HELDOUT_ROWS = 32
+READ_AT_ONCE = 512
 SHIPPED = "shipped"
 SHAPES: Mapping[str, Mapping[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -120,20 +121,10 @@ def _random_model(shape: Mapping[str, int], base: Path, target: Path, seed: int)
         torch.cuda.empty_cache()
 
 
-def put_rows(
-    stage: str,
-    tokenise: Callable[[Path, Any, StageSettings], Any],
-    settings: StageSettings,
-    source: Run,
-    run: Run,
-    model: Path,
-    *,
-    steps: int,
-    seed: int,
-) -> int:
+def put_rows(stage: str, settings: StageSettings, source: Run, run: Run, model: Path, *, steps: int, seed: int) -> int:
     """Write corpora/<stage> of `run`: rows of `source` for about `steps` steps, drawn at random, none over the limit.
 
-    Returns how many. What a row of the corpus costs is measured with the stage's own tokeniser, on a sample.
+    Returns how many.
 
     Raises:
         BenchFailed: when the corpus has fewer rows than that.
@@ -141,38 +132,30 @@ def put_rows(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    table = pq.read_table(source.root / "corpora" / stage / "train.parquet")
+    file = source.root / "corpora" / stage / "train.parquet"
+    table = pq.read_table(file)
     order = np.random.default_rng(seed).permutation(len(table))
-    folder = run.path("corpora", stage, "train.parquet").parent
-    kept = _within(table.take(order), tokenise, tokenizer, settings, folder)
-    lengths = [length for _, length in kept]
     budget = steps * settings.worker.workers * settings.accumulate * settings.tokens_per_batch
-    total = np.cumsum(lengths)
-    count = int(np.searchsorted(total, budget))
-    if count >= len(kept):
-        have = int(total[-1]) if kept else 0
+    kept, tokens = list[int](), 0
+    for start in range(0, len(order), READ_AT_ONCE):
+        part = order[start : start + READ_AT_ONCE]
+        for row, lengths in zip(part, _lengths(table.take(part).to_pylist(), tokenizer, file), strict=True):
+            if max(lengths) <= settings.max_length and tokens < budget:
+                kept.append(int(row))
+                tokens += sum(lengths)
+    if tokens < budget:
         raise BenchFailed(
-            f"{steps} steps of {stage} take {budget:,} tokens and the run has {have:,} of at most "
+            f"{steps} steps of {stage} take {budget:,} tokens and the run has {tokens:,} in rows of at most "
             f"{stage}.max_length={settings.max_length}; give --steps fewer, or a run with more conversations"
         )
-    pq.write_table(table.take(order).take([row for row, _ in kept[:count]]), folder / "train.parquet")
-    heldout = pq.read_table(source.root / "corpora" / stage / "heldout.parquet")
-    pq.write_table(heldout.slice(0, HELDOUT_ROWS), folder / "heldout.parquet")
-    return count
+    pq.write_table(table.take(kept), run.path("corpora", stage, "train.parquet"))
+    heldout = pq.read_table(file.with_name("heldout.parquet"))
+    pq.write_table(heldout.slice(0, HELDOUT_ROWS), run.path("corpora", stage, "heldout.parquet"))
+    return len(kept)
 
 
-def _within(
-    table: pa.Table,
-    tokenise: Callable[[Path, Any, StageSettings], Any],
-    tokenizer: Any,
-    settings: StageSettings,
-    folder: Path,
-) -> list[tuple[int, int]]:
-    """(row, tokens) of the rows that are within the limit, in order."""
-    unlimited = settings.model_copy(update={"max_length": 10**9, "tokens_per_batch": 10**9})
-    pq.write_table(table, folder / "all.parquet")
-    rows, _ = tokenise(folder / "all.parquet", tokenizer, unlimited)
-    (folder / "all.parquet").unlink()
-    if len(rows) != len(table):
-        raise AssertionError(f"{len(rows)} tokenised rows of {len(table)}: with no limit none is dropped")
-    return [(i, int(n)) for i, n in enumerate(rows.lengths) if n <= settings.max_length]
+def _lengths(rows: list[dict[str, Any]], tokenizer: Any, file: Path) -> list[list[int]]:
+    """The tokens of each answer of each row, with its prompt: one of a completion, two of a pair."""
+    sides = [name for name in ("completion", "chosen", "rejected") if name in rows[0]]
+    each = [tokenise_rows([{**row, "completion": row[side]} for row in rows], tokenizer, file) for side in sides]
+    return [[len(ids) for ids, _, _ in answers] for answers in zip(*each, strict=True)]

@@ -12,8 +12,9 @@ from pydantic import field_validator
 from agentmill.config import ConfigError, Strict
 from agentmill.log import say
 from agentmill.runs import Run, atomic_dir
+from raytrain.shards import INDEX, WEIGHTS, Weights
 
-REQUIRED = ("config.json", "tokenizer.json", "model.safetensors")
+REQUIRED = ("config.json", "tokenizer.json")
 
 
 class BaseSettings(Strict):
@@ -43,27 +44,23 @@ def run(run: Run, settings: BaseSettings) -> None:
 
     Raises:
         ConfigError: when the folder is no model with safetensors and a tokenizer.
+        WeightsError: when the weights are not whole.
     """
     source = model_folder(settings)
-    missing = [name for name in REQUIRED if not (source / name).is_file()]
+    missing = missing_files(source)
     if missing:
         remedy = "give base.model=FOLDER" if settings.model else "make the shipped base with `agentmill base`"
         raise ConfigError(f"base.model={source} lacks {', '.join(missing)}; {remedy}")
+    weights = Weights(source)
     with atomic_dir(run.path("models", "base")) as part:
         for file in sorted(p for p in source.iterdir() if p.is_file() and p.suffix != ".py"):
             shutil.copyfile(file, part / file.name)
-    weights = source / "model.safetensors"
-    parameters = count_parameters(weights)
-    run.record("base.parameters", parameters, unit="parameters")
-    run.record("base.mib", round(weights.stat().st_size / 2**20, 2), unit="MiB")
-    say("base", f"{parameters:,} parameters from {source.name if settings.model else 'the shipped base'}")
+    run.record("base.parameters", weights.parameters, unit="parameters")
+    run.record("base.mib", round(weights.size / 2**20, 2), unit="MiB")
+    say("base", f"{weights.parameters:,} parameters from {source.name if settings.model else 'the shipped base'}")
 
 
-def count_parameters(weights: Path) -> int:
-    """Parameters in a safetensors file, read from its header alone."""
-    import json
-    import math
-
-    with weights.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+def missing_files(folder: Path) -> list[str]:
+    """What a base model lacks; weights are one file, or shards with their index."""
+    lacking = [name for name in REQUIRED if not (folder / name).is_file()]
+    return lacking if any((folder / name).is_file() for name in (WEIGHTS, INDEX)) else [*lacking, WEIGHTS]

@@ -1,4 +1,5 @@
-"""Charts as inline SVG, drawn by hand: a curve over steps, and rates with their intervals. Colours come from the page.
+"""Charts as inline SVG, drawn by hand: a curve over steps, rates with their intervals, two costs against each other.
+Colours come from the page.
 
 Every function returns Markup that is safe to put into the page: text that comes from a run is escaped here.
 """
@@ -35,6 +36,16 @@ class Rate:
     style: str = "dot"
 
 
+@dataclass(frozen=True)
+class Spot:
+    """One labelled point of `trade`."""
+
+    label: str
+    x: float
+    y: float
+    style: str = "dot"
+
+
 def curve(series: Sequence[Series], *, x_label: str, y_label: str, key: Literal["left", "right"] = "right") -> Markup:
     """A line chart. Points that are not finite are left out; an empty chart says so. `key`: the corner of the names."""
     drawn = [Series(s.name, _thin([p for p in s.points if math.isfinite(p[1])]), s.style) for s in series]
@@ -54,6 +65,21 @@ def curve(series: Sequence[Series], *, x_label: str, y_label: str, key: Literal[
             ).format(s.style, column, column + 24, row, row, column + 30, row + 4, s.name)
         )
     return _svg(HEIGHT, f"{y_label} over {x_label}", parts)
+
+
+def trade(points: Sequence[Spot], best: Sequence[Spot], *, x_label: str, y_label: str) -> Markup:
+    """Two costs against each other: every point with its label, and a line through `best`, those that none beats."""
+    if not points:
+        return Markup('<p class="quiet">nothing was measured</p>')
+    xs, ys = ticks(*_span(p.x for p in points)), ticks(*_span(p.y for p in points))
+    line = " ".join(f"{_x(p.x, xs):.1f},{_y(p.y, ys):.1f}" for p in best)
+    parts = [_frame(xs, ys, x_label, y_label), Markup('<polyline class="line" points="{}"/>').format(line)]
+    for p in points:
+        parts.append(
+            Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(p.style, _x(p.x, xs), _y(p.y, ys))
+            + Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(_x(p.x, xs) + 8, _y(p.y, ys) - 6, p.label)
+        )
+    return _svg(HEIGHT, f"{y_label} against {x_label}", parts)
 
 
 def rates(rows: Sequence[Rate]) -> Markup:

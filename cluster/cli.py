@@ -6,17 +6,17 @@ user can put right (a message, never a traceback), 130 stopped by Ctrl-C or SIGT
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from agentmill.errors import UserError
+from cluster.bench_cli import bench_app
+from cluster.options import RUNS, ConfigArg, RunArg, RunsOption, SetOption, find_run
 
 if TYPE_CHECKING:
-    from agentmill.runs import Run
+    pass
 
 app = typer.Typer(
     name="agentmill",
@@ -36,11 +36,12 @@ domain_app = typer.Typer(
 )
 app.add_typer(domain_app, name="domain")
 
-bench_app = typer.Typer(
-    help="Measure the project's own parts; figures go to runs/bench, or to the run that AGENTMILL_BENCH_RUN names.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+
+merge_app = typer.Typer(
+    help="Merging a stage's model with the one that it started from.", no_args_is_help=True, rich_markup_mode=None
 )
+app.add_typer(merge_app, name="merge")
+
 app.add_typer(bench_app, name="bench")
 
 pairs_app = typer.Typer(
@@ -49,14 +50,6 @@ pairs_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(pairs_app, name="pairs")
-
-RUNS = Path("runs")
-ConfigArg = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file such as configs/local.yaml")]
-RunArg = Annotated[str, typer.Argument(metavar="RUN", help="a run directory, or the name of one in --runs")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one value, for example data.public=FILE")
-]
-RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="the folder that holds the runs")]
 
 
 @app.command("run")
@@ -83,9 +76,11 @@ def run_command(
     from cluster.config import check_worlds, read_config
     from cluster.runner import execute
     from cluster.status import print_plan, print_result
+    from raytrain.tracking import check_trackers
 
     settings = read_config(config, assignments or [], name)
     check_worlds(settings)
+    check_trackers(settings.tracking)
     if dry_run:
         print_plan(runs / settings.name, settings, first, last)
         return
@@ -193,6 +188,30 @@ def pairs_check(
 
     pairs = check_pairs(file, load_domain(domain))
     print(f"{file}: {len(pairs)} pairs are right; use them with --set corpora.dpo.hand={file}")
+
+
+@merge_app.command("sweep")
+def merge_sweep(
+    run: RunArg = "local",
+    stage: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpt, sft or dpo in place of the last one that was trained")
+    ] = None,
+    method: Annotated[str, typer.Option(help="linear, slerp or ties")] = "linear",
+    weights: Annotated[
+        str, typer.Option(metavar="W,W,...", help="how far from the start (0) to the trained model (1)")
+    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1",
+    density: Annotated[float, typer.Option(help="the share of changes that ties keeps of each tensor")] = 0.2,
+    max_cost: Annotated[
+        float, typer.Option(help="by which share the general loss may be above the start's, for the pick")
+    ] = 0.02,
+    pick: Annotated[float | None, typer.Option(metavar="W", help="take this weight, whatever was measured")] = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Try merge weights: domain and general held-out loss of each, their Pareto front, and a pick."""
+    from cluster.merging import sweep_run
+
+    for line in sweep_run(find_run(run, runs), stage, method, weights, density, max_cost, pick):
+        print(line)
 
 
 @gate_app.command("calibrate")
@@ -314,231 +333,6 @@ def domain_check(
     print_findings(findings)
     if any(finding.error for finding in findings):
         raise typer.Exit(1)
-
-
-@bench_app.command("agents")
-def bench_agents(
-    domains: Annotated[
-        list[str] | None, typer.Option("--domain", help="a domain pack; again for another (default: those that ship)")
-    ] = None,
-    scenarios: Annotated[int, typer.Option(min=1, help="how many scenarios of each domain are played")] = 500,
-) -> None:
-    """Success of the expert, watchfulness of the Evaluator, turns per second and core, and the cost of a world."""
-    from benchmarks.report import bench_agents as bench
-    from benchmarks.world_copy import packs
-
-    run = bench(domains or packs(), scenarios)
-    print(f"agentmill figures {run.root} agents")
-
-
-FolderOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="where the runs are made and stay (default: a temporary folder)")
-]
-
-BenchConfigArg = Annotated[
-    Path | None, typer.Argument(metavar="[CONFIG]", help="a YAML file with the stages' settings (default: defaults)")
-]
-DeviceOption = Annotated[
-    Literal["auto", "cpu", "gpu"] | None, typer.Option(help="where workers compute, in place of the settings")
-]
-
-
-@bench_app.command("large")
-def bench_large(
-    conversations: Annotated[int, typer.Option(min=2, help="conversations of the large run")] = 7200,
-    small: Annotated[int, typer.Option(min=2, help="conversations of the small one beside it")] = 700,
-    mix: Annotated[str, typer.Option(help="which scenarios of the automotive domain")] = "coverage",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    folder: FolderOption = None,
-) -> None:
-    """Simulate, judge and build corpora of many conversations: time, memory of driver and workers, bytes on disk."""
-    from benchmarks.large import bench_large as bench
-
-    with _folder(folder) as place:
-        run = bench(place, conversations, small, mix, seed)
-    print(f"agentmill figures {run.root} simulate")
-
-
-@bench_app.command("chaos")
-def bench_chaos(
-    conversations: Annotated[int, typer.Option(min=20, help="conversations of each of the two runs")] = 400,
-    kills: Annotated[int, typer.Option(min=1, help="how often a worker or the driver is killed")] = 10,
-    mix: Annotated[str, typer.Option(help="which scenarios of the automotive domain")] = "coverage",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    folder: FolderOption = None,
-) -> None:
-    """Kill workers and the driver of a simulation at random moments; the result must be that of one left alone."""
-    from benchmarks.chaos import bench_chaos as bench
-
-    with _folder(folder) as place:
-        run = bench(place, conversations, kills, seed, mix)
-    print(f"agentmill figures {run.root} simulate.chaos")
-    if run.figures()["simulate.chaos.differences"].value:
-        raise typer.Exit(1)
-
-
-@contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    """The folder that was asked for, or a temporary one that goes away."""
-    import tempfile
-
-    if given is not None:
-        yield given.absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix="agentmill-") as name:
-        yield Path(name)
-
-
-@bench_app.command("base")
-def bench_base(
-    corpora: RunArg,
-    bases: Annotated[
-        list[Path], typer.Argument(metavar="BASE...", help="model folders; a folder's name is its base's")
-    ],
-    steps: Annotated[int, typer.Option(min=1, help="steps of fine-tuning")] = 150,
-    runs: RunsOption = RUNS,
-    folder: FolderOption = None,
-) -> None:
-    """Fine-tune several bases for as long on a run's corpora: the loss of each agent before and after."""
-    from benchmarks.bases import bench_bases as bench
-    from cluster.session import ray_session
-    from raytrain.settings import SftSettings
-
-    found = find_run(corpora, runs)
-    with _folder(folder) as place, ray_session():
-        run = bench(found, {base.name: base for base in bases}, SftSettings(max_steps=steps), place, seed=0)
-    print(f"agentmill figures {run.root} bench.base")
-
-
-@bench_app.command("fidelity")
-def bench_fidelity(
-    domain: Annotated[str, typer.Option(help="a domain pack with an expert")] = "automotive",
-    mix: Annotated[str, typer.Option(help="the choice of scenarios")] = "all",
-    conversations: Annotated[int, typer.Option(min=8, help="with good customers, and as many with faulty ones")] = 400,
-) -> None:
-    """How well the user simulator's own errors are found, measured on errors that are made on purpose."""
-    from agentmill.domains.base import load_domain
-    from agentmill.runs import bench_run
-    from benchmarks.fidelity import detect, record
-
-    found = detect(load_domain(domain), conversations, mix)
-    run = bench_run()
-    record(run, found)
-    print(f"agentmill figures {run.root} simulate.fidelity")
-
-
-@bench_app.command("simulation")
-def bench_simulation(
-    domain: Annotated[str, typer.Option(help="the domain pack whose expert records the conversations")] = "automotive",
-    conversations: Annotated[int, typer.Option(min=16, help="how many different ones are recorded")] = 2400,
-    repeats: Annotated[int, typer.Option(min=1, help="how often everything is measured; the median counts")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.1, help="length of one measurement, after a warm-up of half")] = 10.0,
-) -> None:
-    """Calls per second against a local endpoint of 50 ms: ours on one core, our client alone, and a thread pool."""
-    from benchmarks.pace import bench_simulation as bench
-
-    run = bench(domain, conversations, repeats, seconds)
-    print(f"agentmill figures {run.root} simulate.endpoint")
-
-
-@bench_app.command("training")
-def bench_training(
-    config: BenchConfigArg = None,
-    source: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="a run whose corpora are trained on (default: made here)")
-    ] = None,
-    stages: Annotated[
-        list[str] | None, typer.Option("--stage", help="cpt, sft or dpo; again for another (default: all)")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
-    ] = "shipped",
-    steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 40,
-    warm: Annotated[int, typer.Option(min=1, help="of these, the first that are not counted")] = 8,
-    repeats: Annotated[int, typer.Option(min=1, help="turns of each side; the median counts")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="a look: one turn of 12 steps")] = False,
-    device: DeviceOption = None,
-    results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write machine, versions and figures there too, as JSON")
-    ] = None,
-    folder: FolderOption = None,
-    assignments: SetOption = None,
-    runs: RunsOption = RUNS,
-) -> None:
-    """Tokens per second of the stages that train, beside plain TRL on the same rows; with packing too."""
-    from benchmarks.training import Sizes
-    from cluster.training_benches import DEFAULTS, read, training
-
-    sizes = Sizes(12, 3, 1) if quick else Sizes(steps, warm, repeats)
-    found = find_run(source, runs) if source else None
-    with _folder(folder) as place:
-        settings = read(config, assignments or [])
-        run = training(place, found, settings, stages or list(DEFAULTS), device, sizes, model, results)
-    print(f"agentmill figures {run.root} bench.training")
-
-
-@bench_app.command("resume")
-def bench_resume(
-    config: BenchConfigArg = None,
-    source: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="a run whose corpora are trained on (default: made here)")
-    ] = None,
-    stages: Annotated[
-        list[str] | None, typer.Option("--stage", help="cpt, sft or dpo; again for another (default: all)")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
-    ] = "shipped",
-    steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 60,
-    kills: Annotated[int, typer.Option(min=1, help="kills of each, workers and driver mixed")] = 3,
-    seed: Annotated[int, typer.Option(help="decides when is killed")] = 7,
-    device: DeviceOption = None,
-    folder: FolderOption = None,
-    assignments: SetOption = None,
-    runs: RunsOption = RUNS,
-) -> None:
-    """Kill stages at random steps and compare every loss with the same left alone; exit code 1 over 1e-4."""
-    from cluster.training_benches import DEFAULTS, read, resume
-
-    found = find_run(source, runs) if source else None
-    with _folder(folder) as place:
-        chosen, settings = stages or list(DEFAULTS), read(config, assignments or [])
-        run, same = resume(place, found, settings, chosen, device, model=model, steps=steps, kills=kills, seed=seed)
-    print(f"agentmill figures {run.root} train")
-    if not same:
-        raise typer.Exit(1)
-
-
-@bench_app.command("adaptation")
-def bench_adaptation(
-    config: BenchConfigArg = None,
-    steps: Annotated[int, typer.Option(min=1, help="steps of the two trainings")] = 400,
-    search_steps: Annotated[int, typer.Option(min=1, help="steps of those that choose a learning rate")] = 40,
-    conversations: Annotated[int, typer.Option(min=20, help="conversations whose calls are trained on")] = 700,
-    tests: Annotated[int, typer.Option(min=1, help="calls of each agent that are asked under each condition")] = 120,
-    quick: Annotated[bool, typer.Option("--quick", help="a look: 12 steps, one learning rate, few calls")] = False,
-    device: DeviceOption = None,
-    folder: FolderOption = None,
-    assignments: SetOption = None,
-) -> None:
-    """LoRA against training all weights, asked under other system prompts and with other tools than in training."""
-    from benchmarks.adaptation import QUICK, Extent
-    from cluster.training_benches import adaptation, read
-
-    extent = QUICK if quick else Extent(conversations, per_agent=tests, steps=steps, search_steps=search_steps)
-    with _folder(folder) as place:
-        run = adaptation(place, read(config, assignments or []), device, extent)
-    print(f"agentmill figures {run.root} bench.adaptation")
-
-
-def find_run(name: str, runs: Path) -> "Run":
-    """The run that `name` means: a directory, or a name in `runs`."""
-    from agentmill.runs import Run
-
-    path = Path(name)
-    if (path / "run.json").is_file() or len(path.parts) > 1:
-        return Run.open(path)
-    return Run.open(runs / name)
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

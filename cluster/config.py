@@ -16,7 +16,9 @@ from agentmill.runs import Run
 from cluster import chain
 from cluster.base import BaseSettings
 from rayserve.settings import ModelEngine, ServeSettings
+from raytrain.hardware import TRAINING, HardwareSettings, read_hardware, under
 from raytrain.settings import CptSettings, DpoSettings, ExpandSettings, SftSettings
+from raytrain.tracking import TrackingSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
 from simulation.gate import GateSettings
@@ -53,7 +55,8 @@ class RunConfig(Strict):
     `domain` names a pack that ships, or a Python package that is installed or lies in the current directory. `mix`
     chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`. `engines` are vLLM
     engines by name, which the run starts for the stages whose models name them (`kind: engine`). `expand`, `cpt` and
-    `dpo` are stages of training that a run may leave out: null does so.
+    `dpo` are stages of training that a run may leave out: null does so. `hardware` is a mapping, the name of a file in
+    configs/hardware or the path of another; what it chooses for `worker` lies under what a stage says.
     """
 
     name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -72,6 +75,8 @@ class RunConfig(Strict):
     cpt: CptSettings | None = None
     sft: SftSettings = SftSettings()
     dpo: DpoSettings | None = None
+    hardware: HardwareSettings = HardwareSettings()
+    tracking: TrackingSettings = TrackingSettings()
     serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     redteam: RedteamSettings = RedteamSettings()
@@ -112,7 +117,7 @@ def read_config(path: Path, assignments: Iterable[str] = (), name: str | None = 
     data: Mapping[str, Any] = override(load_yaml(path), assignments)
     if name is not None:
         data = {**data, "name": name}
-    config = validate(RunConfig, data, str(path))
+    config = validate(RunConfig, _with_hardware(data), str(path))
     load_domain(config.domain).source(config.mix)
     return config
 
@@ -125,7 +130,23 @@ def config_of(run: Run, assignments: Iterable[str] = ()) -> RunConfig:
     Raises:
         ConfigError: when a key, a value or a type is wrong.
     """
-    return validate(RunConfig, override(run.manifest["config"], assignments), str(run.root / "run.json"))
+    data = _with_hardware(override(run.manifest["config"], assignments))
+    return validate(RunConfig, data, str(run.root / "run.json"))
+
+
+def _with_hardware(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with the named hardware read, and its choices under the `worker` settings of the stages that
+    train."""
+    if data.get("hardware") is None:
+        return data
+    hardware = read_hardware(data["hardware"])
+    chosen: dict[str, Any] = {}
+    for stage in TRAINING:
+        default = RunConfig.model_fields[stage].get_default(call_default_factory=True)
+        given = data.get(stage, None if default is None else {})
+        if given is not None:
+            chosen[stage] = under(hardware, stage, given)
+    return {**data, "hardware": hardware.model_dump(mode="json"), **chosen}
 
 
 def check_worlds(config: RunConfig) -> None:

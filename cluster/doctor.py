@@ -205,14 +205,14 @@ def _loopback() -> list[Finding]:
 
 
 def _base_model() -> list[Finding]:
-    from cluster.base import REQUIRED as FILES
-    from cluster.base import BaseSettings, model_folder
+    from cluster.base import BaseSettings, missing_files, model_folder
+    from raytrain.shards import Weights
 
     folder = model_folder(BaseSettings())
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = missing_files(folder)
     if missing:
         return [Finding("shipped base", f"lacks {', '.join(missing)}", "missing", "make it with `agentmill base`")]
-    return [Finding("shipped base", f"{(folder / 'model.safetensors').stat().st_size / 2**20:.1f} MiB")]
+    return [Finding("shipped base", f"{Weights(folder).size / 2**20:.1f} MiB")]
 
 
 def _version(name: str) -> str | None:

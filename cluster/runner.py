@@ -32,6 +32,7 @@ from cluster.stages import MISSING, STAGES, Stage, inputs_of, needs_of, stage_na
 from simulation.claim import has_rows, refusal
 
 BEAT_S = 5.0
+ASKED = "asked for with --from"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def decide(run: Run, config: RunConfig, stage: Stage, *, force: bool = False) ->
             return Decision("done", "nothing changed", inputs, digest)
         return Decision("again", "; ".join(_changes(mark.info.get("inputs"), inputs)), inputs, digest)
     if mark is not None:
-        return Decision("again", "asked for with --from", inputs, digest)
+        return Decision("again", ASKED, inputs, digest)
     if attempt is None:
         return Decision("new", "", inputs, digest)
     if digest_json(attempt.inputs) == digest:
@@ -237,8 +238,11 @@ def _prepare(run: Run, stage: Stage, decision: Decision) -> Attempt | None:
     else:
         say(stage.name, stage.does)
     run.reopen(stage.name)
+    kept = () if decision.reason == ASKED else stage.keeps
     for owned in stage.owns:
         path = run.root / owned
+        if owned in kept:
+            continue
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -20,6 +20,7 @@ from cluster import chain
 from cluster.config import RunConfig
 from cluster.engines import engine_inputs, playing
 from raytrain.settings import StageSettings
+from raytrain.site import Site
 
 MISSING = "missing"
 MODEL = "the newest model"  # in a stage's `needs`: the stage that made the newest model before it
@@ -31,6 +32,7 @@ class Stage:
 
     `memory_gib` is what it needs free to start, beside Ray itself; `ray` says whether it needs a Ray session. `work` is
     the folder of a stage that does its rows one by one: what lies there was paid for, and is never thrown away unasked.
+    `keeps` are owned folders that the stage itself sorts out by digest: other settings alone do not clear them.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stage:
     memory_gib: float = 1.0
     ray: bool = True
     work: str = ""
+    keeps: tuple[str, ...] = ()
 
 
 def _simulate(run: Run, config: RunConfig) -> None:
@@ -96,20 +99,20 @@ def _cpt(run: Run, config: RunConfig) -> None:
     cpt = import_module("raytrain.cpt")
 
     assert config.cpt is not None
-    cpt.run(run, config.cpt, start=chain.start_of(config, "cpt"), seed=config.seed)
+    cpt.run(run, config.cpt, start=chain.start_of(config, "cpt"), seed=config.seed, site=_site(config))
 
 
 def _sft(run: Run, config: RunConfig) -> None:
     from raytrain import sft
 
-    sft.run(run, config.sft, start=chain.start_of(config, "sft"), seed=config.seed)
+    sft.run(run, config.sft, start=chain.start_of(config, "sft"), seed=config.seed, site=_site(config))
 
 
 def _dpo(run: Run, config: RunConfig) -> None:
-    dpo = import_module("raytrain.dpo")
+    from raytrain import dpo
 
     assert config.dpo is not None
-    dpo.run(run, config.dpo, start=chain.start_of(config, "dpo"), seed=config.seed)
+    dpo.run(run, config.dpo, start=chain.start_of(config, "dpo"), seed=config.seed, site=_site(config))
 
 
 def _evaluate(run: Run, config: RunConfig) -> None:
@@ -122,6 +125,10 @@ def _report(run: Run, config: RunConfig) -> None:
     from cluster import report
 
     report.run(run, config.report)
+
+
+def _site(config: RunConfig) -> Site:
+    return Site(config.hardware, config.tracking)
 
 
 def _common(config: RunConfig) -> dict[str, Any]:
@@ -143,7 +150,21 @@ def _data(config: RunConfig) -> dict[str, Any]:
     return {name: None if path is None else digest_path(path) for name, path in files.items()}
 
 
-TRAINING_GIB = 4.0
+def _trained(name: str, does: str, run: Callable[[Run, RunConfig], None]) -> Stage:
+    """A stage that trains models/<name> from the newest model before it, on corpora/<name>."""
+    return Stage(
+        name=name,
+        does=does,
+        run=run,
+        settings=lambda c: _training(c, name),
+        needs=("corpora", MODEL),
+        sources=("agentmill.runs", "raytrain"),
+        owns=(f"models/{name}", f"checkpoints/{name}", f"logs/{name}.jsonl"),
+        figures=(f"train.{name}",),
+        memory_gib=4.0,
+        keeps=(f"checkpoints/{name}",),
+    )
+
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -226,39 +247,9 @@ STAGES: tuple[Stage, ...] = (
         figures=("train.expand",),
         memory_gib=0.5,
     ),
-    Stage(
-        name="cpt",
-        does="the model reads the domain's texts, each in its context (continual pretraining, Ray Train)",
-        run=_cpt,
-        settings=lambda c: _training(c, "cpt"),
-        needs=("corpora", MODEL),
-        sources=("agentmill.runs", "raytrain"),
-        owns=("models/cpt", "checkpoints/cpt", "logs/cpt.jsonl"),
-        figures=("train.cpt",),
-        memory_gib=TRAINING_GIB,
-    ),
-    Stage(
-        name="sft",
-        does="the small model learns the agents' work (LoRA, DeepSpeed ZeRO, Ray Train)",
-        run=_sft,
-        settings=lambda c: _training(c, "sft"),
-        needs=("corpora", MODEL),
-        sources=("agentmill.runs", "raytrain"),
-        owns=("models/sft", "checkpoints/sft", "logs/sft.jsonl"),
-        figures=("train.sft",),
-        memory_gib=TRAINING_GIB,
-    ),
-    Stage(
-        name="dpo",
-        does="the small model learns which of two answers is better (LoRA, Ray Train)",
-        run=_dpo,
-        settings=lambda c: _training(c, "dpo"),
-        needs=("corpora", MODEL),
-        sources=("agentmill.runs", "raytrain"),
-        owns=("models/dpo", "checkpoints/dpo", "logs/dpo.jsonl"),
-        figures=("train.dpo",),
-        memory_gib=TRAINING_GIB,
-    ),
+    _trained("cpt", "the model reads the domain's texts, each in its context (continual pretraining, Ray Train)", _cpt),
+    _trained("sft", "the small model learns the agents' work (LoRA, DeepSpeed ZeRO, Ray Train)", _sft),
+    _trained("dpo", "the small model learns which of two answers is better (LoRA, Ray Train)", _dpo),
     Stage(
         name="evaluate",
         does="served, the models play held-out scenarios over HTTP",

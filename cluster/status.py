@@ -10,9 +10,11 @@ from agentmill.runs import Run, RunError
 from cluster import chain
 from cluster.comparison import newest_evaluated, print_table
 from cluster.config import RunConfig, config_of
+from cluster.memory import forecasts, memory_table
 from cluster.runner import decide, read_attempt, select
 from cluster.shown import shown, shown_interval
 from cluster.stages import STAGES, Stage, needs_of
+from raytrain.shape import ShapeError
 from simulation.job import read_state
 
 RESULTS = (
@@ -42,7 +44,12 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
     run = Run.open(root) if (root / "run.json").is_file() else Run(root.absolute(), {})
     table = Table("stage", "would", "because", title=f"{root} (dry run)", title_justify="left")
     again: set[str] = set()
-    for stage in select(run, config, first, last):
+    chosen = select(run, config, first, last)
+    for stage in STAGES:
+        if chain.left_out(config, stage.name):
+            table.add_row(stage.name, "leave out", "null in the configuration")
+        if stage not in chosen:
+            continue
         decision = decide(run, config, stage, force=first is not None)
         verdict, reason = decision.verdict, decision.reason
         upstream = sorted(again & set(needs_of(stage, config)))
@@ -53,6 +60,14 @@ def print_plan(root: Path, config: RunConfig, first: str | None, last: str | Non
         table.add_row(stage.name, WOULD.get(verdict, "do again"), reason)
     console.print_json(data=config.resolved())
     console.print(table)
+    console.print(_memory(run, config))
+
+
+def _memory(run: Run, config: RunConfig) -> Table | str:
+    try:
+        return memory_table(list(forecasts(config, run.root / "models")), config.hardware.name)
+    except ShapeError as error:
+        return f"memory: not computed: {error}"
 
 
 def print_runs(runs: Path) -> None:
@@ -118,8 +133,11 @@ def print_result(run: Run) -> None:
     page = run.root / "report" / "index.html"
     if page.is_file():
         console.print(f"report   {page}", highlight=False, soft_wrap=True)
-    if any(run.completed(stage) for stage in chain.TRAINED):
-        console.print(f"serve it with `agentmill serve {run.name}`, then `agentmill chat`", highlight=False)
+    trained = [stage for stage in chain.TRAINED if not chain.left_out_of(run, stage)]
+    done = [stage for stage in trained if run.completed(stage)]
+    if done:
+        which = "" if done[-1] == trained[-1] else f" --stage {done[-1]}"
+        console.print(f"serve it with `agentmill serve {run.name}{which}`, then `agentmill chat`", highlight=False)
 
 
 def _how_far(run: Run, stage: Stage, attempts: int) -> str:

@@ -4,16 +4,19 @@ In go logs/<stage>.jsonl and what the stages left beside; out come charts. A par
 """
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
-from agentmill.runs import Run
+from agentmill.runs import Figure, Run
 from cluster.chain import TRAINED
 from cluster.charts import Series, curve, smooth
 
 LOSS = "loss (nats a token)"
 MARGIN = "/margin"  # of a step's pairs of one agent, in the log of dpo
+POSITIONS = {"with context": "heldout_loss_from_", "without": "heldout_without_context_loss_from_"}
 STYLES = ("line", "line second", "line third", "line fourth", "line fifth")
 
 
@@ -26,7 +29,7 @@ class Chart:
 
 
 def section(run: Run) -> list[Chart]:
-    """The charts of every stage whose log is there, in the order of the stages."""
+    """The charts of every stage whose log is there, in the order of the stages, and those of single stages."""
     return [chart for stage in TRAINED for chart in _stage(run, stage)]
 
 
@@ -47,6 +50,19 @@ def step_log(run: Run, stage: str) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def position_curves(figures: Mapping[str, Figure], stage: str) -> list[Series]:
+    """Loss over log2(position), before and after the stage, with a document's context and without; none: no curve."""
+    series = []
+    for (model, where), style in zip(product(("after", "before"), POSITIONS.items()), STYLES, strict=False):
+        label, name = where
+        prefix = f"train.{stage}.{'start.' if model == 'before' else ''}{name}"
+        found = {int(key.removeprefix(prefix)): f for key, f in figures.items() if key.startswith(prefix)}
+        points = [(math.log2(position), float(found[position].value)) for position in sorted(found)]
+        if points:
+            series.append(Series(f"{model}, {label}", points, style))
+    return series
+
+
 def _stage(run: Run, stage: str) -> list[Chart]:
     log = step_log(run, stage)
     if not log:
@@ -55,6 +71,11 @@ def _stage(run: Run, stage: str) -> list[Chart]:
     margins = sorted(key for key in set().union(*log) if key.endswith(MARGIN) and key != f"pairs{MARGIN}")
     if margins:
         charts.append(Chart(f"{stage}: reward margin of the chosen over the rejected answer", _margins(log, margins)))
+    curves = position_curves(run.figures(f"train.{stage}"), stage)
+    if curves:
+        title = f"{stage}: loss by the place of a token in its document (the paper's figure 5)"
+        axis = "log2 of the position, by doubling ranges"
+        charts.append(Chart(title, curve(curves, x_label=axis, y_label=LOSS)))
     return [*charts, Chart(f"{stage}: speed", _over_steps(log, "tokens_per_s", "tokens/s"))]
 
 

@@ -13,9 +13,10 @@ ties: start + weight trim(trained - start), trim keeping the largest `density` o
 changes and averaging those that agree, have nothing to do. Unlike the paper's trimming of the whole model at once it
 is done for each tensor, as PEFT does, whose `prune` is used.
 
-Computed in fp32 and written in the trained tensor's own type. No more is held than a few copies of one tensor.
+Computed in fp32 and written in the trained tensor's own type. No more is held than one tensor of both models.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,12 @@ def blend_folder(
 
 
 def blend(start: Any, trained: Any, settings: MergeSettings) -> Any:
-    """One tensor of the merged model from the two others, all fp32 of one shape."""
+    """One tensor of the merged model from the two others, all fp32 of one shape. Both are used up on the way."""
     if settings.method == "slerp":
         return _slerp(start, trained, settings.weight)
     if settings.method == "ties":
-        return start + settings.weight * _trimmed(trained - start, settings.density)
-    return start.lerp(trained, settings.weight)
+        return start.add_(_trimmed(trained.sub_(start), settings.density), alpha=settings.weight)
+    return start.lerp_(trained, settings.weight)
 
 
 def _slerp(start: Any, trained: Any, weight: float) -> Any:
@@ -65,9 +66,10 @@ def _slerp(start: Any, trained: Any, weight: float) -> Any:
     lengths = torch.linalg.vector_norm(start) * torch.linalg.vector_norm(trained)
     cosine = torch.dot(start.flatten(), trained.flatten()) / lengths if lengths > 0 else torch.ones(())
     if cosine.abs() > PARALLEL:
-        return start.lerp(trained, weight)
-    angle = torch.arccos(cosine)
-    return (torch.sin((1 - weight) * angle) * start + torch.sin(weight * angle) * trained) / torch.sin(angle)
+        return start.lerp_(trained, weight)
+    angle = float(torch.arccos(cosine))
+    before, after = (math.sin(part * angle) / math.sin(angle) for part in (1 - weight, weight))
+    return start.mul_(before).add_(trained, alpha=after)
 
 
 def _trimmed(change: Any, density: float) -> Any:

@@ -19,6 +19,7 @@ from raytrain.lengths import LengthReport
 from raytrain.pairs import tokenise_pairs
 from raytrain.settings import DpoSettings, StageSettings
 from raytrain.sft import tokenise_completions
+from raytrain.site import DEFAULT_SITE, Site
 from raytrain.stage import Stage, train_stage
 
 NAME = "dpo"
@@ -32,14 +33,14 @@ UNITS = {
 }
 
 
-def run(run: Run, settings: DpoSettings, *, start: str, seed: int) -> None:
+def run(run: Run, settings: DpoSettings, *, start: str, seed: int, site: Site = DEFAULT_SITE) -> None:
     """Train models/dpo from models/<start>. Ray must be initialised.
 
     Raises:
         UserError: when an input is missing or cannot be trained on, or training failed for good.
     """
     beside = {SFT_HELDOUT: ("sft/heldout.parquet", tokenise_completions)}
-    train_stage(run, Stage(NAME, _tokenise, beside, UNITS), settings, start=start, seed=seed)
+    train_stage(run, Stage(NAME, _tokenise, beside, UNITS), settings, start=start, seed=seed, site=site)
 
 
 def _tokenise(file: Path, tokenizer: Any, settings: StageSettings) -> tuple[TokenRows, LengthReport]:

@@ -8,6 +8,7 @@ so are written last and atomically, so that what they stand for is whole. What d
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
 from raytrain.job import HELDOUT, TRAIN, Job
 from raytrain.merge import merge_adapter
+from raytrain.meter import meter_of
 from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
 from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
 from raytrain.settings import MergeSettings
 from raytrain.stopping import StopWhenTold
+from raytrain.sweep import file_name
 from raytrain.trainer import deepspeed_config, skip_shared_memory_op
 from raytrain.worker import prepare_process
 
@@ -49,13 +52,13 @@ def train(job: Job) -> dict[str, Any]:
     if job.placement.device == "cpu":
         skip_shared_memory_op()
     objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
-    objective.begin(job)
+    objective.before(job)
     stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
     if stopped:
         return stopped
     result = json.loads(job.finished.read_text(encoding="utf-8"))
     if job.settings.merge is not None:
-        blended(job.start, job.trained, job.merged, job.settings.merge)
+        _blend(job, job.settings.merge)
         scores = result["scores"]
         result["scores"] = {"start": scores["start"], "trained": scores["end"]}
         result["scores"]["end"] = score_folder(job, objective, job.merged)
@@ -64,12 +67,36 @@ def train(job: Job) -> dict[str, Any]:
     return {}
 
 
-def blended(start: Path, trained: Path, out: Path, settings: MergeSettings) -> None:
-    """Rank 0 writes the merge of `start` and `trained` to `out`, a folder that is made anew; all ranks wait for it."""
+def try_merges(job: Job, merges: Sequence[MergeSettings], results: Path) -> dict[str, Any]:
+    """Score merges of the job's trained model with its start, each into a file of `results`; what is there stays.
+
+    Runs on every rank; returns as `train`.
+    """
+    prepare_process(job.placement)
+    attention.register()
+    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    objective.before(job)
+    for done, merge in enumerate(merges):
+        file = results / file_name(merge)
+        if file.is_file():
+            continue
+        if stopping.told():
+            return {"stopped": stopping.why, "step": done}
+        _blend(job, merge)
+        scores = score_folder(job, objective, job.merged)
+        if _rank() == 0:
+            atomic_write_text(file, json.dumps(scores, indent=2) + "\n")
+            shutil.rmtree(job.merged)
+        torch.distributed.barrier()
+    return {}
+
+
+def _blend(job: Job, merge: MergeSettings) -> None:
+    """Rank 0 writes the merge of the job's start and trained model to `job.merged`; all ranks wait for it."""
     if _rank() == 0:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        blend_folder(start, trained, out, settings)
+        shutil.rmtree(job.merged, ignore_errors=True)
+        job.merged.mkdir()
+        blend_folder(job.start, job.trained, job.merged, merge)
     torch.distributed.barrier()
 
 
@@ -103,7 +130,9 @@ def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTol
     plan = job.plan(rows.item_costs)
     tokenizer = AutoTokenizer.from_pretrained(job.start, local_files_only=True)
     report = ReportCheckpoint(job.storage, start.attempt, start.nodes, job.settings.keep_checkpoints)
-    log = StepLog(job.log, job.step_tokens(rows.item_tokens, plan))
+    log = StepLog(
+        job.log, job.step_tokens(rows.item_tokens, plan), device=job.placement.device, meter=meter_of(job, rows)
+    )
     trainer = objective.trainer(
         model=_model(job, objective),
         args=_arguments(job, objective, _output_folder(), start),

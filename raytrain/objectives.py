@@ -33,7 +33,7 @@ Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
 class Objective:
     """One stage's part of the loop.
 
-    `begin` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
+    `before` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
     `fields` what it is told beyond what every stage is told. `prepare` changes a loaded model before adapters are put
     on; `measure` looks at the held-out rows of the stage's own corpus (other sets are measured by their loss) and
     returns, for this rank's share of the batches, the sums [number of groups, 2] (total, count) of each measure.
@@ -45,7 +45,7 @@ class Objective:
     collator: Callable[[Job, TokenRows, int], Any]
     measure: Measure
     prepare: Callable[[PreTrainedModel], None] = lambda model: None
-    begin: Callable[[Job], None] = lambda job: None
+    before: Callable[[Job], None] = lambda job: None
 
 
 def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -> Sums:
@@ -78,6 +78,6 @@ PREFERENCES = Objective(
     fields=preference_fields,
     collator=preference_collator,
     measure=pair_sums,
-    begin=compute_references,
+    before=compute_references,
 )
 OBJECTIVES = {"sft": COMPLETIONS, "cpt": COMPLETIONS, "dpo": PREFERENCES}

@@ -30,6 +30,7 @@ from raytrain.pairs import SIDES, PairCollator
 from raytrain.reference import compute_reference, load_reference, log_probabilities
 from raytrain.settings import DpoSettings
 from raytrain.trainer import completion_losses
+from raytrain.upkeep import LightUpkeep
 
 REFERENCE_ADAPTER = "ref"
 MEASURES = ("ranking", "chosen_logp", "rejected_logp")
@@ -77,7 +78,7 @@ def score_pairs(model: PreTrainedModel) -> None:
     model.forward = forward
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(LightUpkeep, DPOTrainer):
     """Takes batches of `PairCollator`. With DPOConfig's precompute_ref_log_probs, they carry the reference's values."""
 
     loss_is_scaled_for_ga = True

@@ -10,18 +10,19 @@ from agentmill.runs import Run
 from raytrain.data import TokenRows, tokenise
 from raytrain.lengths import LengthReport
 from raytrain.settings import SftSettings, StageSettings
+from raytrain.site import DEFAULT_SITE, Site
 from raytrain.stage import Stage, train_stage
 
 NAME = "sft"
 
 
-def run(run: Run, settings: SftSettings, *, start: str = "base", seed: int) -> None:
+def run(run: Run, settings: SftSettings, *, start: str = "base", seed: int, site: Site = DEFAULT_SITE) -> None:
     """Train models/sft from models/<start>. Ray must be initialised.
 
     Raises:
         UserError: when an input is missing or cannot be trained on, or training failed for good.
     """
-    train_stage(run, Stage(NAME, tokenise_completions), settings, start=start, seed=seed)
+    train_stage(run, Stage(NAME, tokenise_completions), settings, start=start, seed=seed, site=site)
 
 
 def tokenise_completions(file: Path, tokenizer: Any, settings: StageSettings) -> tuple[TokenRows, LengthReport]:

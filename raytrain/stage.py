@@ -16,6 +16,7 @@ model's manifest.
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,12 +35,22 @@ from raytrain.hardware import place
 from raytrain.job import GENERAL, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
 from raytrain.lengths import LengthReport
 from raytrain.merge import check_targets
+from raytrain.preflight import check_job, largest_of
 from raytrain.settings import StageSettings
+from raytrain.site import DEFAULT_SITE, Site
 from raytrain.steplog import read_steps
+from raytrain.tracking import Followed, tracked
 from raytrain.worker import launch, watched
 
 BEGUN = "begun.json"
 GENERAL_ROWS = 300
+COLUMNS = {
+    "lr": "learning_rate",
+    "grad": "grad_norm",
+    "tokens/s": "tokens_per_s",
+    "mfu": "mfu",
+    "GiB": "memory_gib",
+}
 LENGTHS = "lengths.json"
 UNITS = {"loss": "nats/token"}
 
@@ -60,13 +71,16 @@ class Stage:
     units: Mapping[str, str] = field(default_factory=lambda: UNITS)
 
 
-def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, seed: int) -> None:
+def train_stage(
+    run: Run, stage: Stage, settings: StageSettings, *, start: str, seed: int, site: Site = DEFAULT_SITE
+) -> None:
     """Train models/<stage> from models/<start>. Ray must be initialised.
 
     Raises:
-        UserError: when an input is missing or cannot be trained on, or training failed for good.
+        UserError: when an input is missing or cannot be trained on, the stage does not fit into memory, or training
+            failed for good.
     """
-    job = _job(run, stage, settings, start, seed)
+    job = _job(run, stage, settings, start, seed, site)
     target = run.path("models", stage.name)
     if not job.result.is_file() and read_manifest(target).get("digest") == job.digest:
         say(
@@ -80,7 +94,7 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
     _prepare(run, stage, job)
     started = time.monotonic()
     if not job.result.is_file():
-        _train(job)
+        _train(run, job, site)
     result = json.loads(job.result.read_text(encoding="utf-8"))
     publish(job.model, target, _manifest(job, result))
     _record(run, stage, job, result)
@@ -88,7 +102,7 @@ def train_stage(run: Run, stage: Stage, settings: StageSettings, *, start: str, 
     say(stage.name, f"models/{stage.name} is in place after {duration(time.monotonic() - started)}")
 
 
-def _job(run: Run, stage: Stage, settings: StageSettings, start: str, seed: int) -> Job:
+def _job(run: Run, stage: Stage, settings: StageSettings, start: str, seed: int, site: Site) -> Job:
     import ray
 
     begin = run.root / "models" / start
@@ -108,7 +122,7 @@ def _job(run: Run, stage: Stage, settings: StageSettings, start: str, seed: int)
         start=begin,
         log=run.path("logs", f"{stage.name}.jsonl"),
         settings=settings,
-        placement=place(settings.worker, ray.cluster_resources()),
+        placement=place(settings.worker, ray.cluster_resources(), site.hardware),
         targets=targets,
         seed=seed,
         begun_with=_begun_with(work, settings),
@@ -138,10 +152,10 @@ def _clear_other_work(job: Job) -> None:
 
 
 def _clear_work(job: Job) -> None:
-    """Remove what only an unfinished stage needs; rows, trained model and step log stay."""
+    """Remove what only an unfinished stage needs; rows (and a reference's view of them), model and step log stay."""
     if job.finished.is_file() and job.log.is_file():
         shutil.copyfile(job.log, job.steps)
-    stay = {job.work / "rows", job.trained, job.finished, job.steps, job.work / BEGUN}
+    stay = {job.work / "rows", job.work / "reference", job.trained, job.finished, job.steps, job.work / BEGUN}
     results = list(job.work.glob("result-*.json"))  # first: what they stand for goes with the rest
     for path in [*results, *(job.work.iterdir() if job.work.is_dir() else ())]:
         if path not in stay:
@@ -188,15 +202,13 @@ def _tell(stage: str, name: str, report: LengthReport) -> None:
         say(stage, f"  {line}")
 
 
-def _train(job: Job) -> None:
+def _train(run: Run, job: Job, site: Site) -> None:
     if job.finished.is_file():
-        say(job.stage, f"trained already: {_merge_text(job)}")
-        if not job.log.is_file():
-            shutil.copyfile(job.steps, job.log)
-        _launch(job)
+        _publish_again(job)
         return
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows.item_costs)
+    check_job(job, largest_of(rows, plan, packed=job.settings.packing), site.hardware)
     tokens = job.step_tokens(rows.item_tokens, plan)
     padding = 1 - sum(tokens) / padded_tokens(rows.item_costs, plan)
     worker, lora = job.settings.worker, job.settings.lora
@@ -210,15 +222,51 @@ def _train(job: Job) -> None:
     if not (job.work / BEGUN).is_file():
         job.log.unlink(missing_ok=True)
         atomic_write_text(job.work / BEGUN, json.dumps({"workers": job.begun_with}))
-    with watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes):
+    with (
+        tracked(site.tracking, _followed(run, job)) as summary,
+        watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes),
+    ):
         _launch(job)
+        summary.update(_measured(json.loads(job.result.read_text(encoding="utf-8"))))
 
 
-def _merge_text(job: Job) -> str:
+def _followed(run: Run, job: Job) -> Followed:
+    """What trackers are told; the key is kept beside the checkpoints, so that a redone stage gets another."""
+    file = job.work / "tracked"
+    if not file.is_file():
+        atomic_write_text(file, uuid.uuid4().hex[:12])
+    about = {
+        "stage": job.stage,
+        "start": job.start.name,
+        "seed": job.seed,
+        "settings": job.settings.model_dump(mode="json"),
+    }
+    key = file.read_text(encoding="utf-8")
+    return Followed(run=run.name, stage=job.stage, logs=run.path("logs"), steps=job.log, key=key, about=about)
+
+
+def _measured(result: Mapping[str, Any]) -> dict[str, float]:
+    """Means over the held-out sets: {"heldout_loss": ..., "start/heldout_loss": ...} for the model before."""
+    found = {}
+    for model, sets in result["scores"].items():
+        for name, measures in sets.items():
+            for measure, groups in measures.items():
+                total, count = (sum(column) for column in zip(*groups.values(), strict=True))
+                found[f"{'start/' if model == 'start' else ''}{name}_{measure}"] = total / count
+    return found
+
+
+def _publish_again(job: Job) -> None:
+    """Make the result from the trained model that is kept; workers are needed for a merge alone."""
     merge = job.settings.merge
+    if job.steps.is_file() and not job.log.is_file():
+        shutil.copyfile(job.steps, job.log)
     if merge is None:
-        return "no merge, the trained model as it is"
-    return f"{merge.method} merge with models/{job.start.name}, weight {merge.weight:g}"
+        say(job.stage, "trained already, and no merge is asked for")
+        atomic_write_text(job.result, job.finished.read_text(encoding="utf-8"))
+        return
+    say(job.stage, f"trained already; {merge.method} merge with models/{job.start.name}, weight {merge.weight:g}")
+    _launch(job)
 
 
 def _launch(job: Job) -> None:
@@ -245,7 +293,8 @@ def _last_step(log: Path) -> tuple[int, dict[str, object]]:
         return 0, {}
     last = rows[-1]
     own = {key.removeprefix("pairs/"): value for key, value in last.items() if key.startswith("pairs/")}
-    return int(last["step"]), {"loss": last["loss"], **own, "tokens/s": last["tokens_per_s"]}
+    columns = {name: last[key] for name, key in COLUMNS.items() if last.get(key) is not None}
+    return int(last["step"]), {"loss": last["loss"], **own, **columns}
 
 
 def _manifest(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from raytrain.batches import IGNORED
 from raytrain.settings import WorkerSettings
+from raytrain.upkeep import LightUpkeep
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
@@ -40,7 +41,7 @@ def score_completions(model: PreTrainedModel) -> None:
     model.forward = forward
 
 
-class CompletionTrainer(SFTTrainer):
+class CompletionTrainer(LightUpkeep, SFTTrainer):
     """Mean loss over the completion tokens of a whole step: all ranks, all accumulated batches, each token alike."""
 
     def compute_loss(

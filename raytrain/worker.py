@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from agentmill.config import UserError
 from agentmill.log import progress, say
-from raytrain.hardware import Placement
+from raytrain.hardware import Placement, check_fabric
 from raytrain.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
 POLL_S = 0.5
@@ -72,21 +73,40 @@ def _trainer(
     settings: WorkerSettings,
     placement: Placement,
 ) -> "TorchTrainer":
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer(
         loop,
         train_loop_config=config,
         torch_config=_listening("nccl" if placement.device == "gpu" else "gloo"),
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=placement.device == "gpu"),
+        scaling_config=scaling(settings.workers, placement),
         run_config=RunConfig(
+            worker_runtime_env=worker_environment(placement),
             name=storage.name,
             storage_path=str(storage.parent),
             failure_config=FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=None),  # raytrain.checkpoints keeps count
         ),
     )
+
+
+def scaling(workers: int, placement: Placement) -> "ScalingConfig":
+    """How many workers, on which nodes, and what each takes of Ray's resources."""
+    from ray.train import ScalingConfig
+
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu=placement.device == "gpu",
+        resources_per_worker=placement.worker_resources,
+        placement_strategy=placement.strategy,
+        accelerator_type=placement.accelerator,
+    )
+
+
+def worker_environment(placement: Placement) -> dict[str, Any]:
+    """Ray's runtime environment of the workers: the hardware's variables, set before NCCL is loaded."""
+    return {"env_vars": dict(placement.environment)} if placement.environment else {}
 
 
 def _listening(backend: str) -> "TorchConfig":
@@ -130,6 +150,7 @@ def prepare_process(placement: Placement) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
+    check_fabric(placement)
     torch.set_num_threads(placement.threads)
     transformers_logging.disable_progress_bar()
     for name in ("DeepSpeed", "transformers", "accelerate", "trl", "peft"):

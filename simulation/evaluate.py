@@ -133,7 +133,7 @@ async def _evaluate(
     began = time.monotonic()
     scenarios = evaluation_scenarios(run, domain.source(mix), settings.scenarios, seed)
     kept = run.path("evaluate", f"{stage}.partial.jsonl")
-    done = await _play_all(player, scenarios, settings, stage, kept)
+    done = await play_all(player, scenarios, settings, stage, kept)
     _require_few_errors([d.conversation.error for d in done], settings, stage, "conversations")
     tests = _agent_tests(run, settings, seed)
     answers = await ask_all(
@@ -180,7 +180,7 @@ async def _converse_over_http(
     return rolled(played, scenario, sid=sid, world=world, assessment=assessment, seconds=time.perf_counter() - began)
 
 
-async def _play_all(
+async def play_all(
     player: Player, scenarios: list[Scenario], settings: EvaluateSettings, stage: str, kept: Path
 ) -> list[Rolled]:
     """Every scenario once, `concurrency` at a time, in the order given; what `kept` holds is not played again.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.base import REQUIRED, BaseSettings, model_folder
+from cluster.base import BaseSettings, missing_files, model_folder
 from cluster.session import ray_session
 from tests.tiny_llama import write_tiny_llama
 
@@ -22,6 +22,6 @@ def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped base model; a random Llama of a few thousand parameters where the base is not made yet."""
     shipped = model_folder(BaseSettings())
-    if all((shipped / name).is_file() for name in REQUIRED):
+    if not missing_files(shipped):
         return shipped
     return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")

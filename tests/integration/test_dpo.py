@@ -68,8 +68,9 @@ def log(run: Run) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def finished(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run whose reference is the model with its adapter off."""
-    return trained(tmp_path_factory.mktemp("live") / "run")
+    """A run whose reference is the model with its adapter off, under ZeRO 3, which gathers weights for both passes."""
+    sharded = SETTINGS.worker.model_copy(update={"zero_stage": 3})
+    return trained(tmp_path_factory.mktemp("live") / "run", worker=sharded)
 
 
 def test_heldout_pairs_are_told_apart_by_every_agent(finished: Run) -> None:

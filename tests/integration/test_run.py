@@ -49,6 +49,7 @@ def undisturbed(ray_local: None, tmp_path: Path) -> Path:
     return run.root
 
 
+@pytest.mark.timeout(4000)
 def test_a_killed_run_goes_on_to_what_an_undisturbed_one_gives_and_then_through_every_stage(
     undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -63,7 +64,7 @@ def test_a_killed_run_goes_on_to_what_an_undisturbed_one_gives_and_then_through_
     assert finished_rows(work) < CONVERSATIONS
 
     second = start(tmp_path, "--until", "corpora")
-    _, told = second.communicate(timeout=400)
+    _, told = second.communicate(timeout=1200)
     assert second.returncode == 0, told
     assert "simulate   the user simulator talks to the teacher's system; going on where it was stopped" in told
     run = Run.open(folder)
@@ -75,7 +76,7 @@ def test_a_killed_run_goes_on_to_what_an_undisturbed_one_gives_and_then_through_
     assert run.figures()["gate.threshold"].value == 0.0
 
     third = start(tmp_path, settings=TRAINING)
-    _, told = third.communicate(timeout=500)
+    _, told = third.communicate(timeout=2400)
     assert third.returncode == 0, told
     assert told.count("done already") == 4
     assert not (folder / "session.json").exists()

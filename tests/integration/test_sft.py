@@ -22,6 +22,7 @@ from raytrain.merge import MergeError
 from raytrain.settings import LoraSettings, MergeSettings, SftSettings, WorkerSettings
 from raytrain.shards import Weights
 from raytrain.steplog import read_steps
+from raytrain.sweep import sweep
 from raytrain.worker import TrainingFailed
 from tests.survival import driver, largest_difference, losses
 from tests.tiny_llama import write_tiny_llama
@@ -164,6 +165,14 @@ def test_another_merge_needs_no_training(finished: Run, tmp_path: Path) -> None:
     once = {name: float(figure.value) for name, figure in finished.figures("train").items()}
     assert value["train.sft.trained.heldout_loss"] == once["train.sft.heldout_loss"]
     assert once["train.sft.heldout_loss"] < value["train.sft.heldout_loss"] < once["train.sft.start.heldout_loss"]
+    points = sweep(run, "sft", [MergeSettings(weight=weight) for weight in (0, 0.25, 0.5, 1)])
+    domain = [point.domain for point in points]
+    assert domain == sorted(domain, reverse=True)
+    assert (domain[0], domain[3]) == (once["train.sft.start.heldout_loss"], once["train.sft.heldout_loss"])
+    assert domain[1] == value["train.sft.heldout_loss"]
+    results = {file.name: file.stat().st_mtime_ns for file in run.root.glob("merge/sft/*/*.json")}
+    assert sorted(results) == ["linear-0.25.json", "linear-0.5.json"]
+    assert sweep(run, "sft", [MergeSettings(weight=0.25)])[0] == points[1]  # kept, not measured again
     sft.run(run, SETTINGS, seed=1)
     assert Weights(run.root / "models" / "sft")[name].load().equal(after[name].load())
 

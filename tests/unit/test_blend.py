@@ -19,7 +19,8 @@ START, TRAINED = torch.randn(6, 8), torch.randn(6, 8)
 
 def merged(method: str, weight: float, density: float = 0.25) -> torch.Tensor:
     settings = MergeSettings.model_validate({"method": method, "weight": weight, "density": density})
-    return blend(START.clone(), TRAINED.clone(), settings)
+    result: torch.Tensor = blend(START.clone(), TRAINED.clone(), settings)
+    return result
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp"])
@@ -35,7 +36,7 @@ def test_linear_goes_straight() -> None:
 def test_slerp_goes_along_the_arc() -> None:
     """Of two vectors of one length every point in between has that length, and the angle grows evenly."""
     one, other = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
-    third = blend(one, other, MergeSettings(method="slerp", weight=1 / 3))
+    third = blend(one.clone(), other.clone(), MergeSettings(method="slerp", weight=1 / 3))
     angle = torch.pi / 6
     torch.testing.assert_close(third, 2 * torch.tensor([torch.cos(torch.tensor(angle)), 0.5]))
 
@@ -43,7 +44,7 @@ def test_slerp_goes_along_the_arc() -> None:
 @pytest.mark.parametrize("start", [torch.zeros(4), torch.ones(4), -torch.ones(4)])
 def test_slerp_without_an_arc_is_linear(start: torch.Tensor) -> None:
     """A new block's zeros have no direction; parallel and opposite vectors have no single arc."""
-    result = blend(start, torch.full((4,), 3.0), MergeSettings(method="slerp", weight=0.5))
+    result = blend(start.clone(), torch.full((4,), 3.0), MergeSettings(method="slerp", weight=0.5))
     torch.testing.assert_close(result, (start + 3) / 2)
 
 

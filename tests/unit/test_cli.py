@@ -102,12 +102,15 @@ def test_a_user_error_ends_the_command_with_2_and_no_traceback(tmp_path: Path) -
 
 
 def test_a_dry_run_shows_everything_and_does_nothing(tmp_path: Path) -> None:
-    done = agentmill("run", LOCAL, "--set", "seed=99", "--name", "try", "--dry-run", cwd=tmp_path)
+    changes = ("--set", "seed=99", "--set", "expand=null", "--set", "cpt={}")
+    done = agentmill("run", LOCAL, *changes, "--name", "try", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert '"seed": 99' in done.stdout
     assert '"name": "try"' in done.stdout
-    for stage in ("simulate", "refine", "corpora", "base", "sft", "evaluate", "report"):
-        assert stage in done.stdout
+    rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if "│" in line}
+    for stage in ("simulate", "refine", "corpora", "base", "cpt", "sft", "evaluate", "report"):
+        assert "│ do " in rows[stage]
+    assert "leave out" in rows["expand"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -76,3 +76,15 @@ def test_a_run_without_an_evaluation_says_so(tmp_path: Path) -> None:
     fresh = Run.create(tmp_path / "fresh", {}, "test")
     with pytest.raises(RunError, match=r"no model of .* was evaluated yet"):
         comparison.print_models(fresh)
+
+
+def test_what_is_said_to_be_served_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run.create(tmp_path / "one", RunConfig.model_validate({"dpo": {}}).resolved(), "test")
+    print_result(run)
+    assert "serve it" not in capsys.readouterr().out
+    run.complete("sft", "x", 1.0)
+    print_result(run)
+    assert "agentmill serve one --stage sft" in capsys.readouterr().out
+    run.complete("dpo", "x", 1.0)
+    print_result(run)
+    assert "`agentmill serve one`" in capsys.readouterr().out

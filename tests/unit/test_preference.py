@@ -15,12 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from raytrain import attention
 from raytrain.batches import plan_batches
 from raytrain.data import CorpusError, TokenRows, join
+from raytrain.hardware import Placement
+from raytrain.job import Job
 from raytrain.pairs import PairCollator, tokenise_pairs
 from raytrain.preference import PreferenceTrainer
-from raytrain.reference import log_probabilities
-from raytrain.settings import DpoSettings
+from raytrain.reference import compute_reference, load_reference, log_probabilities, reference_file
+from raytrain.settings import DpoSettings, WorkerSettings
 from tests.tiny_llama import write_tiny_llama
 
 ANSWERS = [("planner", "yes", "no thanks"), ("explainer", "It is 4.", "5"), ("planner", "stop", "go on, please")]
@@ -167,6 +170,28 @@ def test_all_weights_against_stored_references_have_the_loss_of_a_second_model(
         processing_class=AutoTokenizer.from_pretrained(base),
     )
     torch.testing.assert_close(loss_of(trainer, collator.tensors([0, 1, 2])), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_kill_costs_only_the_references_that_were_not_kept(base: Path, pairs: TokenRows, tmp_path: Path) -> None:
+    attention.register()
+    job = Job(
+        stage="dpo", digest="d", work=tmp_path, start=base, log=tmp_path / "log", targets=(), seed=1, begun_with=1,
+        settings=DpoSettings(worker=WorkerSettings(workers=1)), placement=Placement("cpu", 1, "fp32"),
+    )  # fmt: skip
+    pairs.save(tmp_path / "rows" / "train")
+    kept = np.array([np.nan, 7, np.nan, np.nan, 8, np.nan], np.float32)
+    reference_file(job, "train").parent.mkdir()
+    np.save(reference_file(job, "train"), kept)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        compute_reference(job, ["train"])
+    finally:
+        torch.distributed.destroy_process_group()
+    found = load_reference(job, "train")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    fresh = log_probabilities(model, pairs, [[row] for row in range(6)])
+    assert found[[1, 4]].tolist() == [7, 8]
+    assert found[[0, 2, 3, 5]] == pytest.approx([fresh[row] for row in (0, 2, 3, 5)], rel=1e-4)
 
 
 def test_pairs_of_a_step_count_alike_in_whatever_batches_they_lie(base: Path, pairs: TokenRows, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cluster.charts import Rate, Series, curve, rates, smooth, ticks
 from cluster.config import ReportSettings, RunConfig
 from cluster.evidence import conversations, samples
 from cluster.report import render
-from cluster.training import section, step_log
+from cluster.training import position_curves, section, step_log
 from simulation.gate import GateSettings, calibrate, open_gate, write_calibration
 from simulation.judged import JudgedPlan
 
@@ -176,6 +176,17 @@ def test_every_stage_that_trained_has_its_curves(run: Run) -> None:
     assert "explainer" in margins
     assert "pairs" not in margins
     assert all(title in render(run, ReportSettings()) for title in charts)
+
+
+def test_loss_by_position_is_drawn_before_and_after_with_context_and_without(run: Run) -> None:
+    for where in ("train.cpt.heldout", "train.cpt.start.heldout", "train.cpt.heldout_without_context"):
+        for position in (1, 2, 16):
+            run.record(f"{where}_loss_from_{position}", 3.0 / position, n=10, unit="nats/token")
+    run.record("train.cpt.heldout_loss", 1.0, n=30, unit="nats/token")
+    curves = {line.name: list(line.points) for line in position_curves(run.figures("train.cpt"), "cpt")}
+    assert list(curves) == ["after, with context", "after, without", "before, with context"]
+    assert curves["before, with context"] == [(0, 3.0), (1, 1.5), (4, 0.1875)]
+    assert position_curves(run.figures("train.sft"), "sft") == []
 
 
 def test_a_conversation_has_its_calls_in_order(run: Run) -> None:

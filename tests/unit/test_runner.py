@@ -100,6 +100,23 @@ def test_a_stopped_stage_goes_on_with_its_own_work(line: Line, capsys: pytest.Ca
     assert read_attempt(line.run, "b") is None
 
 
+def test_what_a_stage_sorts_out_itself_outlives_other_settings(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trained model that is kept for another merge; done again because it was asked for, nothing is kept."""
+    table = tuple(
+        dataclasses.replace(stage, owns=(stage.name, f"{stage.name}-kept"), keeps=(f"{stage.name}-kept",))
+        for stage in runner.STAGES
+    )
+    monkeypatch.setattr(runner, "STAGES", table)
+    monkeypatch.setattr(stages, "STAGES", table)
+    execute(line.run, RunConfig())
+    kept = line.run.path("c-kept", "model")
+    kept.write_text("x")
+    assert execute(line.run, RunConfig(name="other")) == ["c"]
+    assert kept.exists()
+    execute(line.run, RunConfig(name="other"), first="c")
+    assert not kept.exists()
+
+
 def test_what_other_inputs_left_behind_is_removed(line: Line) -> None:
     line.broken.add("a")
     with pytest.raises(UserError, match="stopped"):

@@ -1,0 +1,134 @@
+"""How much memory one worker of a training stage takes, computed before anything is started. No torch, plain numbers.
+
+With N parameters, of which T are trained (all, or LoRA's adapters), W workers, b bytes a number (2 in bf16, 4 in fp32):
+
+| part | ZeRO 1 | ZeRO 2 | ZeRO 3 |
+|---|---|---|---|
+| weights | b(N+T') | b(N+T') | b(N+T')/W, and up to LIVE gathered ones |
+| gradients | bT | bT/W | bT/W |
+| optimizer: fp32 master, two moments, fp32 gradient at the step | 16T/W | 16T/W | 16T/W |
+| buckets: DeepSpeed's buffer for gradients, and their fp32 copy on the way | (b+4) x BUCKET | same | same |
+
+T' are adapters beside frozen weights. This is table 1 of ZeRO (arXiv 1910.02054, K = 12 for Adam); what we count more
+is the fp32 gradient of a worker's share, which torch's AdamW needs at the step, and DeepSpeed's buckets.
+
+Activations follow what autograd keeps in transformers' layers (tests/unit/test_footprint.py counts it): for a token and
+a layer of width h, queries q, keys k, feed-forward f: the norms' fp32 copies 8h, and b times (2h + 2q + 2k + 4f), with
+2h more where the norms are trained and r for each adapter. Matrix-product attention (raytrain.attention, on the CPU)
+keeps its weights too, heads x length numbers a token; fused attention keeps none. This is section 4 of Korthikanti et
+al. (arXiv 2205.05198) for a layer without dropout, with a gated feed-forward. Gradient checkpointing keeps bh for a
+token and layer, and one layer's activations at a time. Logits exist only for positions with a loss: each costs, in
+bf16, the vocabulary times 2 (logits), 4 (their fp32 copy or its gradient) and 4 (log-probabilities).
+"""
+
+from dataclasses import dataclass
+
+from raytrain.settings import CptSettings, DpoSettings, StageSettings
+from raytrain.shape import ModelShape
+
+GIB = 2**30
+BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
+LIVE = 1_000_000_000  # its stage3_max_live_parameters
+NAMES = ("weights", "gradients", "optimizer", "buckets", "activations", "logits")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The largest micro-batch of one worker: padded tokens, positions with a loss among them, the longest row."""
+
+    tokens: int
+    counted: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one worker takes, in GiB: `device` by part, on the device that it computes on, and `host`, the part of the
+    optimizer and the weights that offload moved off it."""
+
+    device: dict[str, float]
+    host: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.device.values())
+
+
+def largest_batch(settings: StageSettings) -> Batch:
+    """The largest micro-batch that the settings allow, every position counted: an upper bound before rows are known."""
+    tokens = settings.tokens_per_batch
+    return Batch(tokens, tokens, min(settings.max_length, tokens))
+
+
+def footprint(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gpu: bool) -> Footprint:
+    """The memory of one worker, as the module's docstring has it. On a CPU offload moves nothing."""
+    device = {**_states(shape, settings), **_work(shape, settings, batch, on_gpu=on_gpu)}
+    moved: list[str] = []
+    if on_gpu and settings.worker.offload != "none":
+        moved = ["optimizer", "gradients"] if settings.worker.zero_stage > 1 else ["optimizer"]
+    host = sum(device.pop(name) for name in moved)
+    if on_gpu and settings.worker.offload == "parameters":
+        kept = _gathered(shape, settings)
+        host += device["weights"] - kept
+        device["weights"] = kept
+    return Footprint({name: device[name] / GIB for name in NAMES if name in device}, host / GIB)
+
+
+def trained_parameters(shape: ModelShape, settings: StageSettings) -> int:
+    """How many parameters have gradients: the adapters', those of the blocks that expansion added, or all."""
+    if settings.lora:
+        return shape.adapters(settings.lora.rank, settings.lora.targets)
+    if isinstance(settings, CptSettings) and settings.train == "new_blocks":
+        return shape.added * (shape.layer_matrix + shape.small)
+    return shape.parameters
+
+
+def _states(shape: ModelShape, settings: StageSettings) -> dict[str, float]:
+    worker, trained = settings.worker, trained_parameters(shape, settings)
+    size, shards = _size(settings), worker.workers
+    held = size * (shape.parameters + (trained if settings.lora else 0))
+    weights = held / shards + _gathered(shape, settings) if worker.zero_stage == 3 else held
+    return {
+        "weights": weights,
+        "gradients": size * trained / (shards if worker.zero_stage >= 2 else 1),
+        "optimizer": 16 * trained / shards,
+        "buckets": (size + 4) * min(trained, BUCKET),
+    }
+
+
+def _gathered(shape: ModelShape, settings: StageSettings) -> float:
+    """Weights that ZeRO 3 has gathered at a time."""
+    if settings.worker.zero_stage < 3 or settings.worker.workers == 1:
+        return 0.0
+    return float(_size(settings) * min(shape.parameters, LIVE))
+
+
+def _work(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gpu: bool) -> dict[str, float]:
+    """What a step needs beside the states: kept activations, and the larger of the logits and one layer's work."""
+    size = _size(settings)
+    layer = batch.tokens * kept_in_layer(shape, settings, batch, on_gpu=on_gpu)
+    outer = batch.tokens * 4 * shape.hidden * 2
+    gradients = batch.tokens * size * 2 * (shape.hidden + shape.inner)
+    if settings.worker.gradient_checkpointing:
+        kept, once = float(shape.layers * batch.tokens * size * shape.hidden), layer + gradients
+    else:
+        kept, once = shape.layers * layer, gradients
+    logits = batch.counted * shape.vocabulary * (2 * size if size == 4 else size + 8)
+    if isinstance(settings, DpoSettings) and not settings.precompute_reference:
+        logits += batch.counted * shape.vocabulary * (size + 4)
+    return {"activations": float(kept + outer + max(once - logits, 0)), "logits": float(logits)}
+
+
+def kept_in_layer(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gpu: bool) -> float:
+    """Bytes that autograd keeps of one token in one layer."""
+    size, lora = _size(settings), settings.lora
+    norms = 8 * shape.hidden + (0 if lora else 2 * size * shape.hidden)
+    products = size * (2 * shape.hidden + 2 * shape.query + 2 * shape.keys + 4 * shape.inner)
+    named = [name for name in shape.linears if lora and (isinstance(lora.targets, str) or name in lora.targets)]
+    adapters = size * len(named) * (lora.rank if lora else 0)
+    weights = 0 if on_gpu else size * shape.heads * batch.longest
+    return float(norms + products + adapters + weights)
+
+
+def _size(settings: StageSettings) -> int:
+    return 2 if settings.worker.precision == "bf16" else 4
