@@ -22,7 +22,7 @@ from raytrain.worker import prepare_process
 Tensors = dict[str, torch.Tensor]
 
 
-def round_trip(job: Job) -> dict[str, Any]:
+def round_trip(job: Job) -> None:
     """Train, save, load into a new trainer, and compare every tensor: weights, fp32 masters and both moments.
 
     Then the saved files: those of an adapter hold what was trained, merged they are the trained model and nothing else
@@ -38,8 +38,6 @@ def round_trip(job: Job) -> dict[str, Any]:
     if torch.distributed.get_rank() == 0:
         _check_files(job, trained, checkpoint)
     torch.distributed.barrier()
-    shutil.rmtree(job.storage, ignore_errors=True)
-    return {}
 
 
 def _run(job: Job) -> Tensors:
@@ -102,3 +100,10 @@ def _check_files(job: Job, trained: Tensors, checkpoint: Path) -> None:
 def _plain(name: str) -> str:
     """The name of a weight without what PEFT puts in between."""
     return name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".default", "")
+
+
+def round_trips(config: dict[str, Any]) -> dict[str, Any]:
+    """The loop of one worker: the round trip of each of config["jobs"]."""
+    for job in config["jobs"]:
+        round_trip(job)
+    return {}
