@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
-from raytrain.batches import IGNORED, Collator, Plan
+from raytrain.batches import IGNORED, SCORED_AT_ONCE, Collator, Plan
 from raytrain.data import TokenRows
 from raytrain.settings import WorkerSettings
 from raytrain.upkeep import LightUpkeep
@@ -29,13 +29,16 @@ def completion_losses(
     """Negative log-likelihood of each label that counts, in row order: [number of labels that are not IGNORED], fp32.
 
     `input_ids` and `labels` are [rows, length], labels not shifted. Rows are right-padded, or packed, with `layout` as
-    `raytrain.packing.PackedCollator` makes it.
+    `raytrain.packing.PackedCollator` makes it. Without gradients, logits of SCORED_AT_ONCE positions are there at a
+    time: looking at a model takes little beside its weights.
     """
     hidden = model.base_model(input_ids=input_ids, use_cache=False, **layout).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     counted = targets != IGNORED
-    logits = model.get_output_embeddings()(hidden[counted])
-    return functional.cross_entropy(logits.float(), targets[counted], reduction="none")
+    head, rows, wanted = model.get_output_embeddings(), hidden[counted], targets[counted]
+    at_once = max(1, len(wanted)) if torch.is_grad_enabled() else SCORED_AT_ONCE
+    parts = zip(rows.split(at_once), wanted.split(at_once), strict=True)
+    return torch.cat([functional.cross_entropy(head(part).float(), ids, reduction="none") for part, ids in parts])
 
 
 def losses_of(model: PreTrainedModel, rows: TokenRows, plan: Plan) -> Iterator[tuple[int, torch.Tensor]]:
