@@ -138,6 +138,8 @@ def put_rows(stage: str, settings: StageSettings, source: Run, run: Run, model: 
     budget = steps * settings.worker.workers * settings.accumulate * settings.tokens_per_batch
     kept, tokens = list[int](), 0
     for start in range(0, len(order), READ_AT_ONCE):
+        if tokens >= budget:
+            break
         part = order[start : start + READ_AT_ONCE]
         for row, lengths in zip(part, _lengths(table.take(part).to_pylist(), tokenizer, file), strict=True):
             if max(lengths) <= settings.max_length and tokens < budget:
