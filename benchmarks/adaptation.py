@@ -28,6 +28,7 @@ from agentmill.runs import Run, atomic_write_text, bench_run, wilson
 from benchmarks.adaptation_data import AGENTS, CONDITIONS, DOMAIN, Tests, draw_all, training_rows
 from benchmarks.answers import answers
 from raytrain.settings import LoraSettings, SftSettings
+from raytrain.site import DEFAULT_SITE, Site
 from simulation.agent_tests import measure
 
 PREFIX = "bench.adaptation"
@@ -43,18 +44,17 @@ Marks = dict[str, list[bool]]  # condition -> of each of its tests, whether the 
 @dataclass(frozen=True)
 class Extent:
     """How much is trained and asked: conversations to train on and to ask about, tests an agent and condition, steps of
-    a training and of a search. `search` false takes the middle learning rate of each kind untried."""
+    a training and of a search; without a search the middle learning rate of each kind is taken."""
 
     conversations: int = 700
     heldout: int = 150
     per_agent: int = 120
     steps: int = 400
     search_steps: int = 40
-    search: bool = True
     mix: str = "core"
 
 
-QUICK = Extent(conversations=24, heldout=12, per_agent=8, steps=12, search=False)
+QUICK = Extent(conversations=24, heldout=12, per_agent=8, steps=12, search_steps=0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Trained:
     figures: Mapping[str, float]
 
 
-def bench_adaptation(folder: Path, base: Path, settings: SftSettings, extent: Extent) -> Run:
+def bench_adaptation(folder: Path, base: Path, settings: SftSettings, extent: Extent, site: Site = DEFAULT_SITE) -> Run:
     """Train both kinds from the model in `base`, ask all models, record and print. Ray must be initialised.
 
     `settings` are those of both trainings, but for adapter, learning rate and steps.
@@ -80,7 +80,9 @@ def bench_adaptation(folder: Path, base: Path, settings: SftSettings, extent: Ex
     if not (corpus / "train.parquet").is_file():
         training_rows(domain, extent.conversations, extent.mix, SEED, corpus)
     tests = draw_all(domain, extent.heldout, extent.per_agent, extent.mix, SEED)
-    trained = {kind: _best(folder, corpus, base, _of_kind(settings, kind), kind, extent) for kind in KINDS}
+    trained = {
+        kind: _best(_Trainings(folder, corpus, base, _of_kind(settings, kind), kind, site), extent) for kind in KINDS
+    }
     models = {START: base, **{kind: one.model for kind, one in trained.items()}}
     marks = {name: _marks(folder, domain, model, tests, name) for name, model in models.items()}
     run = bench_run()
@@ -95,34 +97,41 @@ def _of_kind(settings: SftSettings, kind: str) -> SftSettings:
     return settings.model_copy(update={"lora": lora, "merge": None})
 
 
-def _best(folder: Path, corpus: Path, base: Path, settings: SftSettings, kind: str, extent: Extent) -> Trained:
+@dataclass(frozen=True)
+class _Trainings:
+    """The trainings of one kind: from `base` on `corpus`, each in a run directory of its own in `folder`."""
+
+    folder: Path
+    corpus: Path
+    base: Path
+    settings: SftSettings
+    kind: str
+    site: Site
+
+    def train(self, rate: float, steps: int) -> Trained:
+        """Train once, or take the result that is there."""
+        from raytrain import sft
+
+        run = Run.create(self.folder / "runs" / f"{self.kind}-{rate:g}-{steps}", {}, "bench adaptation")
+        for source, place in ((self.base, run.path("models", "base")), (self.corpus, run.path("corpora", "sft"))):
+            if not place.exists():
+                place.symlink_to(source.absolute(), target_is_directory=True)
+        settings = self.settings.model_copy(update={"learning_rate": rate, "max_steps": steps})
+        sft.run(run, settings, start="base", seed=SEED, site=self.site)
+        figures = {name.removeprefix("train.sft."): figure for name, figure in run.figures("train.sft").items()}
+        return Trained(run.root / "models" / "sft", rate, {name: float(f.value) for name, f in figures.items()})
+
+
+def _best(trainings: _Trainings, extent: Extent) -> Trained:
     """The training of one kind at the learning rate whose search ended with the lowest held-out loss."""
-    rates = RATES[kind]
-    if not extent.search:
-        return _trained(folder, corpus, base, settings, kind, rates[len(rates) // 2], extent.steps)
-    tried = {rate: _trained(folder, corpus, base, settings, kind, rate, extent.search_steps) for rate in rates}
-    losses = {rate: one.figures["heldout_loss"] for rate, one in tried.items()}
+    kind, rates = trainings.kind, RATES[trainings.kind]
+    if not extent.search_steps:
+        return trainings.train(rates[len(rates) // 2], extent.steps)
+    losses = {rate: trainings.train(rate, extent.search_steps).figures["heldout_loss"] for rate in rates}
     rate = min(losses, key=lambda each: losses[each])
     told = ", ".join(f"{each:g}: {loss:.3f}" for each, loss in losses.items())
     say("bench", f"{kind}: held-out loss after {extent.search_steps} steps by learning rate: {told}; {rate:g} it is")
-    return _trained(folder, corpus, base, settings, kind, rate, extent.steps)
-
-
-def _trained(
-    folder: Path, corpus: Path, base: Path, settings: SftSettings, kind: str, rate: float, steps: int
-) -> Trained:
-    from raytrain import sft
-
-    name = f"{kind}-{rate:g}-{steps}"
-    run = Run.create(folder / "runs" / name, {}, "bench adaptation")
-    for source, place in ((base, run.path("models", "base")), (corpus, run.path("corpora", "sft"))):
-        if not place.exists():
-            place.symlink_to(source.absolute(), target_is_directory=True)
-    whole = settings.model_copy(update={"learning_rate": rate, "max_steps": steps})
-    sft.run(run, whole, start="base", seed=SEED)
-    figures = {name: float(figure.value) for name, figure in run.figures("train.sft").items()}
-    kept = {name.removeprefix("train.sft."): value for name, value in figures.items()}
-    return Trained(run.root / "models" / "sft", rate, kept)
+    return trainings.train(rate, extent.steps)
 
 
 def _marks(folder: Path, domain: Domain, model: Path, tests: Tests, name: str) -> Marks:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -35,7 +35,7 @@ class Spec(BaseModel):
     out: Path
     processes: int
     threads: int
-    device: str
+    device: Literal["cpu", "gpu"]
     rows: int
     accumulate: int
     max_length: int
@@ -110,7 +110,7 @@ def main(spec: Spec) -> None:
     result = {
         "tokens": tokens,
         "ends": [end - began for end in ends],
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if spec.device == "gpu" else peak_memory_gib(),
+        "peak_gib": peak_memory_gib(spec.device),
         "loss": trainer.state.log_history[-1].get("train_loss"),
     }
     atomic_write_text(spec.out / f"{os.environ.get('RANK', '0')}.json", json.dumps(result) + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agentmill.log import duration, say
 from agentmill.runs import Run, atomic_write_text, bench_run
-from benchmarks.training import Measured, Side, Sizes, measure
+from benchmarks.training import Measured, Side, Sizes, Subject, measure
 from benchmarks.training_data import CONVERSATIONS, SHAPES, SHIPPED, make_corpora
 from raytrain.settings import StageSettings
 
@@ -33,7 +33,7 @@ def bench_training(
     source: Run | None,
     stages: Mapping[str, StageSettings],
     sizes: Sizes,
-    model: str,
+    subject: Subject,
     results: Path | None,
     session: Callable[[], AbstractContextManager[None]],
 ) -> Run:
@@ -45,17 +45,22 @@ def bench_training(
     """
     began = datetime.now(UTC)
     if source is None:
-        prompts = "full" if model not in (SHIPPED, "tiny") else "brief"
+        prompts = "full" if subject.model not in (SHIPPED, "tiny") else "brief"
         source = make_corpora(folder, CONVERSATIONS, prompts, seed=7)
     with session():
-        measured = measure(source, folder, stages, sizes, model)
+        measured = measure(source, folder, stages, sizes, subject)
     run = bench_run()
     record(measured, run)
+    if subject.expand is not None:
+        made = Run.open(folder / "model").figures("train.expand")
+        for name in ("seconds", "peak_mib", "parameters"):
+            figure = made[f"train.expand.{name}"]
+            run.record(f"{PREFIX}.expand.{name}", figure.value, unit=figure.unit)
     for line in table(measured):
         say("bench", line)
     say("bench", f"the whole bench took {duration((datetime.now(UTC) - began).total_seconds())}")
     if results is not None:
-        say("bench", f"wrote {write_results(run, model, results)}")
+        say("bench", f"wrote {write_results(run, subject.model, results)}")
     return run
 
 
@@ -74,9 +79,9 @@ def record(measured: Sequence[Measured], run: Run) -> None:
             around = [turn.around_s for turn in turns]
             run.record(f"{name}around_s", round(statistics.median(around), 1), n=len(turns), unit="s")
             run.record(f"{name}peak_gib", max(turn.peak_gib for turn in turns), n=len(turns), unit="GiB a process")
-            shares = [turn.mfu for turn in turns if turn.mfu is not None]
-            if shares:
-                run.record(f"{name}mfu", statistics.median(shares), n=len(shares), interval=(min(shares), max(shares)))
+            share = one.mfu(side)
+            if share is not None:
+                run.record(f"{name}mfu", share, n=len(turns))
         for figure, (side, other) in RATIOS.items():
             if side in one.turns and other in one.turns:
                 value, interval = one.ratio(side, other)

@@ -28,7 +28,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from agentmill.log import say
 from agentmill.runs import Run
@@ -36,7 +36,8 @@ from benchmarks.plain_trl import Spec
 from benchmarks.training_data import BenchFailed, put_model, put_rows, python_path
 from raytrain.hardware import Placement, place
 from raytrain.merge import check_targets
-from raytrain.settings import DpoSettings, StageSettings
+from raytrain.settings import CptSettings, DpoSettings, ExpandSettings, StageSettings
+from raytrain.site import DEFAULT_SITE, Site
 from raytrain.steplog import read_steps
 
 START = "base"
@@ -52,14 +53,15 @@ class Sizes:
     """How much is measured: steps of a training, those of them that warm up, and how often each side has a turn."""
 
     steps: int = 40
-    warm: int = 8
+    warm: int = 4
     repeats: int = 3
 
 
 @dataclass(frozen=True)
 class Turn:
     """One training of one side: tokens of each step over all processes, when each ended (seconds since training began),
-    seconds around training, and the peak memory of a process (of its GPU, where it has one) in GiB."""
+    seconds around training, the peak memory of a process (of its GPU, where it has one) in GiB, and the share of the
+    device's peak that the model's operations are (MFU), where the stage knows it."""
 
     tokens: Sequence[int]
     ends: Sequence[float]
@@ -89,6 +91,16 @@ class Measured:
         """Tokens per second of each turn."""
         return [turn.rate(self.warm) for turn in self.turns[side]]
 
+    def mfu(self, side: Side) -> float | None:
+        """The median MFU of a side; None where our stage does not know it.
+
+        Of TRL from ours by the tokens per second of both: the same rows take the same operations of the same model.
+        """
+        shares = [turn.mfu for turn in self.turns["ours"] if turn.mfu is not None]
+        if not shares:
+            return None
+        return statistics.median(shares) * statistics.median(self.rates(side)) / statistics.median(self.rates("ours"))
+
     def ratio(self, side: Side, other: Side) -> tuple[float, tuple[float, float]]:
         """The ratio of the medians of two sides, and the lowest and highest ratio of turns that stood side by side."""
         ours, theirs = self.rates(side), self.rates(other)
@@ -96,16 +108,36 @@ class Measured:
         return statistics.median(ours) / statistics.median(theirs), (min(each), max(each))
 
 
-def measure(source: Run, folder: Path, stages: Mapping[str, StageSettings], sizes: Sizes, model: str) -> list[Measured]:
-    """Measure these stages, each from `model` on rows of the corpora of `source`, in `folder`. Ray must be initialised.
+@dataclass(frozen=True)
+class Subject:
+    """What is trained and where: a model by name or folder (see `put_model`), expanded before or not, and the site."""
+
+    model: str
+    expand: ExpandSettings | None = None
+    site: Site = DEFAULT_SITE
+
+
+def measure(
+    source: Run, folder: Path, stages: Mapping[str, StageSettings], sizes: Sizes, subject: Subject
+) -> list[Measured]:
+    """Measure these stages, each from the subject on rows of the corpora of `source`, in `folder`.
+
+    Ray must be initialised. With an expansion, its figures stand in the run `folder`/model.
 
     Raises:
         BenchFailed: when a side fails, or the corpus has too few rows.
     """
-    put_model(model, source, folder / "model", SEED)
+    site, start = subject.site, Run.create(folder / "model", {}, "bench training")
+    model = start.path("models", START)
+    put_model(subject.model, source, model, SEED)
+    if subject.expand is not None:
+        from raytrain import expand
+
+        expand.run(start, subject.expand, start=START)
+        model = start.root / "models" / expand.FOLDER
     measured = []
     for name, settings in stages.items():
-        bench = _Bench(name, settings, source, folder, sizes)
+        bench = _Bench(name, settings, source, model, folder, sizes, site)
         sides: tuple[Side, ...] = ("ours", "trl", "packed", "trl_default") if name == PACKED else ("ours", "trl")
         turns: dict[Side, list[Turn]] = {side: [] for side in sides}
         for side in sides * sizes.repeats:
@@ -115,21 +147,31 @@ def measure(source: Run, folder: Path, stages: Mapping[str, StageSettings], size
     return measured
 
 
+def _plain(settings: StageSettings) -> StageSettings:
+    """The settings for one pass over the bench's rows, without what plain TRL is not asked for either: checkpoints on
+    the way, phases of a curriculum, a merge, more held-out rows than a few; and without packing."""
+    once: dict[str, Any] = {"epochs": 1, "max_steps": None, "merge": None}
+    once |= {"packing": False, "save_every_steps": 10**6, "heldout_rows": 16}
+    if isinstance(settings, CptSettings):
+        once |= {"curriculum": (), "tokens_per_step": None}
+    return settings.model_copy(update=once)
+
+
 class _Bench:
     """One stage's two sides over one folder."""
 
-    def __init__(self, stage: str, settings: StageSettings, source: Run, folder: Path, sizes: Sizes) -> None:
+    def __init__(
+        self, stage: str, settings: StageSettings, source: Run, start: Path, folder: Path, sizes: Sizes, site: Site
+    ) -> None:
         import ray
 
-        self.stage, self.sizes = stage, sizes
-        # A checkpoint is what plain TRL is not asked for either; the last step has none in both.
-        whole = {"epochs": 1, "max_steps": None, "save_every_steps": 10**6, "heldout_rows": 16, "merge": None}
-        self.settings = settings.model_copy(update={**whole, "packing": False})
+        self.stage, self.sizes, self.site = stage, sizes, site
+        self.settings = _plain(settings)
         self.module = importlib.import_module(f"raytrain.{stage}")
         self.run = Run.create(folder / stage, {}, "bench training")
         model = self.run.path("models", START)
-        model.symlink_to(folder / "model", target_is_directory=True)
-        self.placement: Placement = place(settings.worker, ray.cluster_resources())
+        model.symlink_to(start.absolute(), target_is_directory=True)
+        self.placement: Placement = place(settings.worker, ray.cluster_resources(), site.hardware)
         self.targets = check_targets(model, settings.lora.targets) if settings.lora else ()
         self.rows = put_rows(stage, self.settings, source, self.run, model, steps=sizes.steps, seed=SEED)
         self.micro_batches = 0
@@ -145,7 +187,7 @@ class _Bench:
             shutil.rmtree(self.run.root / made / self.stage, ignore_errors=True)
         settings = self.settings.model_copy(update={"packing": packing})
         began = time.monotonic()
-        self.module.run(self.run, settings, start=START, seed=SEED)
+        self.module.run(self.run, settings, start=START, seed=SEED, site=self.site)
         seconds = time.monotonic() - began
         rows = read_steps(self.run.root / "logs" / f"{self.stage}.jsonl")
         if len(rows) <= self.sizes.warm:
@@ -155,7 +197,8 @@ class _Bench:
         tokens = [row["tokens"] - before for row, before in zip(rows, [0, *(r["tokens"] for r in rows)], strict=False)]
         ends = [row["seconds"] for row in rows]
         peak = max(row["memory_gib"] for row in rows)
-        return Turn(tokens, ends, seconds - ends[-1], peak)
+        shares = [row["mfu"] for row in rows[self.sizes.warm :] if "mfu" in row]
+        return Turn(tokens, ends, seconds - ends[-1], peak, statistics.median(shares) if shares else None)
 
     def _theirs(self, by_length: bool) -> Turn:
         spec = self._spec(by_length)

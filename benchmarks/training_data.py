@@ -22,7 +22,7 @@ from agentmill.runs import Run
 from raytrain.data import tokenise_rows
 from raytrain.settings import StageSettings
 
-CONVERSATIONS = 400
+CONVERSATIONS = 1000
 HELDOUT_ROWS = 32
 READ_AT_ONCE = 512
 SHIPPED = "shipped"

@@ -168,7 +168,7 @@ def bench_training(
         str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
     ] = "shipped",
     steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 40,
-    warm: Annotated[int, typer.Option(min=1, help="of these, the first that are not counted")] = 8,
+    warm: Annotated[int, typer.Option(min=1, help="of these, the first that are not counted")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="turns of each side; the median counts")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="a look: one turn of 12 steps")] = False,
     device: DeviceOption = None,
@@ -181,12 +181,13 @@ def bench_training(
 ) -> None:
     """Tokens per second of the stages that train, beside plain TRL on the same rows; with packing too."""
     from benchmarks.training import Sizes
-    from cluster.training_benches import DEFAULTS, read, training
+    from cluster.config import read_config
+    from cluster.training_benches import DEFAULTS, training
 
     sizes = Sizes(12, 3, 1) if quick else Sizes(steps, warm, repeats)
     found = find_run(source, runs) if source else None
     with _folder(folder) as place:
-        settings = read(config, assignments or [])
+        settings = read_config(config, assignments or [])
         run = training(place, found, settings, stages or list(DEFAULTS), device, sizes, model, results)
     print(f"agentmill figures {run.root} bench.training")
 
@@ -212,11 +213,12 @@ def bench_resume(
     runs: RunsOption = RUNS,
 ) -> None:
     """Kill stages at random steps and compare every loss with the same left alone; exit code 1 over 1e-4."""
-    from cluster.training_benches import DEFAULTS, read, resume
+    from cluster.config import read_config
+    from cluster.training_benches import DEFAULTS, resume
 
     found = find_run(source, runs) if source else None
     with _folder(folder) as place:
-        chosen, settings = stages or list(DEFAULTS), read(config, assignments or [])
+        chosen, settings = stages or list(DEFAULTS), read_config(config, assignments or [])
         run, same = resume(place, found, settings, chosen, device, model=model, steps=steps, kills=kills, seed=seed)
     print(f"agentmill figures {run.root} train")
     if not same:
@@ -227,7 +229,9 @@ def bench_resume(
 def bench_adaptation(
     config: BenchConfigArg = None,
     steps: Annotated[int, typer.Option(min=1, help="steps of the two trainings")] = 400,
-    search_steps: Annotated[int, typer.Option(min=1, help="steps of those that choose a learning rate")] = 40,
+    search_steps: Annotated[
+        int, typer.Option(min=0, help="steps of those that choose a learning rate; 0 takes the middle one")
+    ] = 40,
     conversations: Annotated[int, typer.Option(min=20, help="conversations whose calls are trained on")] = 700,
     tests: Annotated[int, typer.Option(min=1, help="calls of each agent that are asked under each condition")] = 120,
     quick: Annotated[bool, typer.Option("--quick", help="a look: 12 steps, one learning rate, few calls")] = False,
@@ -237,11 +241,12 @@ def bench_adaptation(
 ) -> None:
     """LoRA against training all weights, asked under other system prompts and with other tools than in training."""
     from benchmarks.adaptation import QUICK, Extent
-    from cluster.training_benches import adaptation, read
+    from cluster.config import read_config
+    from cluster.training_benches import adaptation
 
     extent = QUICK if quick else Extent(conversations, per_agent=tests, steps=steps, search_steps=search_steps)
     with _folder(folder) as place:
-        run = adaptation(place, read(config, assignments or []), device, extent)
+        run = adaptation(place, read_config(config, assignments or []), device, extent)
     print(f"agentmill figures {run.root} bench.adaptation")
 
 

@@ -108,16 +108,18 @@ class RunConfig(Strict):
         return self.model_dump(mode="json")
 
 
-def read_config(path: Path, assignments: Iterable[str] = (), name: str | None = None) -> RunConfig:
+def read_config(path: Path | None, assignments: Iterable[str] = (), name: str | None = None) -> RunConfig:
     """Read a configuration file, apply `--set` assignments and `--name`, and check it, the domain pack included.
+
+    Without a file everything has its default but what is assigned.
 
     Raises:
         ConfigError: when the file, a key, a value or a type is wrong, or the pack cannot be used or lacks the mix.
     """
-    data: Mapping[str, Any] = override(load_yaml(path), assignments)
+    data: Mapping[str, Any] = override(load_yaml(path) if path else {}, assignments)
     if name is not None:
         data = {**data, "name": name}
-    config = validate(RunConfig, _with_hardware(data), str(path))
+    config = validate(RunConfig, _with_hardware(data), str(path or "the configuration"))
     load_domain(config.domain).source(config.mix)
     return config
 

@@ -34,6 +34,7 @@ REQUIRED = {
     "deepspeed": "cpt, sft, dpo",
     "datasets": "cpt, sft, dpo",
     "accelerate": "cpt, sft, dpo",
+    "tensorboardx": "cpt, sft, dpo",
     "scipy": "evaluate",
 }
 REINSTALL = "run `make .venv` in the project's folder"

@@ -8,7 +8,6 @@ stage that is left out is needed by nobody.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def _expand(run: Run, config: RunConfig) -> None:
 
 
 def _cpt(run: Run, config: RunConfig) -> None:
-    cpt = import_module("raytrain.cpt")
+    from raytrain import cpt
 
     assert config.cpt is not None
     cpt.run(run, config.cpt, start=chain.start_of(config, "cpt"), seed=config.seed, site=_site(config))

@@ -5,6 +5,7 @@ In go logs/<stage>.jsonl and what the stages left beside; out come charts. A par
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle, product
@@ -12,11 +13,12 @@ from typing import Any
 
 from agentmill.runs import Figure, Run
 from cluster.chain import TRAINED
-from cluster.charts import Series, curve, smooth
+from cluster.charts import Series, Spot, curve, smooth, trade
 
 LOSS = "loss (nats a token)"
 MARGIN = "/margin"  # of a step's pairs of one agent, in the log of dpo
 POSITIONS = {"with context": "heldout_loss_from_", "without": "heldout_without_context_loss_from_"}
+SWEPT = re.compile(r"merge\.\w+\.(\w+)\.w(\d+(?:_\d+)?)\.heldout_loss")
 STYLES = ("line", "line second", "line third", "line fourth", "line fifth")
 
 
@@ -63,6 +65,22 @@ def position_curves(figures: Mapping[str, Figure], stage: str) -> list[Series]:
     return series
 
 
+def merges(figures: Mapping[str, Figure], stage: str) -> dict[str, list[Spot]]:
+    """What `agentmill merge sweep` measured of a stage: by method, the weights in order; the pick has its own style."""
+    picked = tuple(figures.get(f"merge.{stage}.pick.{name}") for name in ("method", "weight"))
+    pick = tuple(figure.value if figure else None for figure in picked)
+    found: dict[str, list[tuple[float, Spot]]] = {}
+    for key, figure in figures.items():
+        named = SWEPT.fullmatch(key)
+        general = figures.get(key.replace(".heldout_loss", ".general_loss"))
+        if named and general:
+            method, weight = named[1], float(named[2].replace("_", ".")) / 100
+            style = "dot teacher" if (method, weight) == pick else "dot"
+            spot = Spot(f"{weight:g}", float(general.value), float(figure.value), style)
+            found.setdefault(method, []).append((weight, spot))
+    return {method: [spot for _, spot in sorted(spots, key=lambda s: s[0])] for method, spots in found.items()}
+
+
 def _stage(run: Run, stage: str) -> list[Chart]:
     log = step_log(run, stage)
     if not log:
@@ -76,6 +94,10 @@ def _stage(run: Run, stage: str) -> list[Chart]:
         title = f"{stage}: loss by the place of a token in its document (the paper's figure 5)"
         axis = "log2 of the position, by doubling ranges"
         charts.append(Chart(title, curve(curves, x_label=axis, y_label=LOSS)))
+    for method, spots in merges(run.figures(f"merge.{stage}"), stage).items():
+        title = f"{stage}: {method} merges with the model before it, by weight (`agentmill merge sweep`)"
+        axes = {"x_label": "loss on general rows (nats a token)", "y_label": "loss on its held-out rows"}
+        charts.append(Chart(title, trade(spots, spots, **axes)))
     return [*charts, Chart(f"{stage}: speed", _over_steps(log, "tokens_per_s", "tokens/s"))]
 
 

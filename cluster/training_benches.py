@@ -1,29 +1,28 @@
 """What `agentmill bench training`, `resume` and `adaptation` need: stage settings, a base model, and Ray."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from agentmill.config import ConfigError, nearest, override, validate
+from agentmill.config import ConfigError, nearest
 from agentmill.runs import Run
 from cluster.base import model_folder
-from cluster.config import RunConfig, read_config
+from cluster.config import RunConfig
 from cluster.session import ray_session
+from raytrain.hardware import under
 from raytrain.settings import CptSettings, DpoSettings, SftSettings, StageSettings
+from raytrain.site import Site
 
 if TYPE_CHECKING:
     from benchmarks.adaptation import Extent
     from benchmarks.training import Sizes
 
 Device = Literal["auto", "cpu", "gpu"]
-DEFAULTS: Mapping[str, Callable[[], StageSettings]] = {"cpt": CptSettings, "sft": SftSettings, "dpo": DpoSettings}
-
-
-def read(config: Path | None, assignments: Sequence[str]) -> RunConfig:
-    """The configuration in that file, or the defaults, with assignments applied."""
-    if config is not None:
-        return read_config(config, assignments)
-    return validate(RunConfig, override({}, assignments), "the default configuration")
+DEFAULTS: Mapping[str, type[CptSettings] | type[SftSettings] | type[DpoSettings]] = {
+    "cpt": CptSettings,
+    "sft": SftSettings,
+    "dpo": DpoSettings,
+}
 
 
 def settings_of(config: RunConfig, stage: str, device: Device | None) -> StageSettings:
@@ -36,7 +35,9 @@ def settings_of(config: RunConfig, stage: str, device: Device | None) -> StageSe
         guess = nearest(stage, DEFAULTS)
         meant = f"did you mean {guess}?" if guess else f"there are {', '.join(DEFAULTS)}"
         raise ConfigError(f"--stage {stage}: no stage of training has this name; {meant}")
-    settings: StageSettings = getattr(config, stage) or DEFAULTS[stage]()
+    settings: StageSettings = getattr(config, stage) or DEFAULTS[stage].model_validate(
+        under(config.hardware, stage, {})
+    )
     if device is None:
         return settings
     return settings.model_copy(update={"worker": settings.worker.model_copy(update={"device": device})})
@@ -54,9 +55,11 @@ def training(
 ) -> Run:
     """Run the bench of training in `folder`, with a Ray session of its own; see `benchmarks.training`."""
     from benchmarks.throughput import bench_training
+    from benchmarks.training import Subject
 
     settings = {stage: settings_of(config, stage, device) for stage in stages}
-    return bench_training(folder, source, settings, sizes, model, results, lambda: ray_session(folder / "ray.json"))
+    subject = Subject(model, config.expand, Site(config.hardware))
+    return bench_training(folder, source, settings, sizes, subject, results, lambda: ray_session(folder / "ray.json"))
 
 
 def resume(
@@ -85,4 +88,4 @@ def adaptation(folder: Path, config: RunConfig, device: Device | None, extent: "
     settings = settings_of(config, "sft", device)
     assert isinstance(settings, SftSettings)
     with ray_session(folder / "ray.json"):
-        return bench_adaptation(folder, model_folder(config.base), settings, extent)
+        return bench_adaptation(folder, model_folder(config.base), settings, extent, Site(config.hardware))

@@ -144,7 +144,7 @@ def fused(
         functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2)
         for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     ]
-    return torch.cat(parts, dim=1).contiguous(), None
+    return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0].contiguous()), None
 
 
 def _check_window(window: int | None, length: int) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from raytrain.data import Int64, TokenRows
 
 IGNORED = -100
+SCORED_AT_ONCE = 2048  # positions whose logits are there at a time where no gradient is wanted
 POOL_BATCHES = 64
 
 Plan = list[list[int]]

@@ -18,7 +18,7 @@ from agentmill.runs import Run
 from raytrain.curriculum import in_phases
 from raytrain.data import TokenRows, tokenise
 from raytrain.expand import new_blocks
-from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN
+from raytrain.job import HELDOUT, HELDOUT_BARE, SFT_HELDOUT, TRAIN
 from raytrain.lengths import LengthReport
 from raytrain.positions import without_context
 from raytrain.settings import CptSettings, StageSettings
@@ -38,11 +38,17 @@ def run(run: Run, settings: CptSettings, *, start: str = "base", seed: int, site
     if settings.train == "new_blocks":
         blocks = new_blocks(run.root / "models" / start)
         say(NAME, f"only the new blocks {', '.join(map(str, blocks))} are trained")
-    train_stage(run, Stage(NAME, _tokenise, arrange=_arrange), settings, start=start, seed=seed, site=site)
+    stage = Stage(NAME, _tokenise, {SFT_HELDOUT: ("sft/heldout.parquet", _agents_rows)}, arrange=_arrange)
+    train_stage(run, stage, settings, start=start, seed=seed, site=site)
 
 
 def _tokenise(file: Path, tokenizer: Any, settings: StageSettings) -> tuple[TokenRows, LengthReport]:
     return tokenise(NAME, file, tokenizer, settings.max_length, settings.overflow)
+
+
+def _agents_rows(file: Path, tokenizer: Any, settings: StageSettings) -> tuple[TokenRows, LengthReport]:
+    """Held-out rows of the agents' work, to see what reading alone is worth to it; an answer is never split."""
+    return tokenise("sft", file, tokenizer, settings.max_length, "drop")
 
 
 def _arrange(name: str, rows: TokenRows, tokenizer: Any, settings: StageSettings, seed: int) -> dict[str, TokenRows]:

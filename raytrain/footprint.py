@@ -19,16 +19,20 @@ keeps its weights too, heads x length numbers a token; fused attention keeps non
 al. (arXiv 2205.05198) for a layer without dropout, with a gated feed-forward. Gradient checkpointing keeps bh for a
 token and layer, and one layer's activations at a time. Logits exist only for positions with a loss: each costs, in
 bf16, the vocabulary times 2 (logits), 4 (their fp32 copy or its gradient) and 4 (log-probabilities).
+
+After training, every worker loads the whole model to score held-out rows; where that takes more, it is what counts.
 """
 
 from dataclasses import dataclass
 
+from raytrain.batches import SCORED_AT_ONCE
 from raytrain.settings import CptSettings, DpoSettings, StageSettings
 from raytrain.shape import ModelShape
 
 GIB = 2**30
 BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
 LIVE = 1_000_000_000  # its stage3_max_live_parameters
+HEAP = 1.4  # on a CPU: what the C library's heap grows to for each byte that is in use (`agentmill bench memory`)
 NAMES = ("weights", "gradients", "optimizer", "buckets", "activations", "logits")
 
 
@@ -115,8 +119,22 @@ def _work(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gpu: b
         kept, once = shape.layers * layer, gradients
     logits = batch.counted * shape.vocabulary * (2 * size if size == 4 else size + 8)
     if isinstance(settings, DpoSettings) and not settings.precompute_reference:
-        logits += batch.counted * shape.vocabulary * (size + 4)
-    return {"activations": float(kept + outer + max(once - logits, 0)), "logits": float(logits)}
+        logits += _looked_at(shape, settings, batch)
+    activations = (kept + outer + max(once - logits, 0)) * (1 if on_gpu else HEAP)
+    return {"activations": float(activations), "logits": float(logits)}
+
+
+def scoring(shape: ModelShape, settings: StageSettings, batch: Batch) -> dict[str, float]:
+    """GiB by part of looking at held-out rows, after training: every worker has the whole model for it."""
+    return {
+        "weights to score": _size(settings) * shape.parameters / GIB,
+        "logits": _looked_at(shape, settings, batch) / GIB,
+    }
+
+
+def _looked_at(shape: ModelShape, settings: StageSettings, batch: Batch) -> int:
+    """Logits, their fp32 copy and log-probabilities where no gradient is wanted."""
+    return min(2 * batch.counted, SCORED_AT_ONCE) * shape.vocabulary * (_size(settings) + 8)
 
 
 def kept_in_layer(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gpu: bool) -> float:

@@ -45,7 +45,7 @@ class Job:
 
     @property
     def sets(self) -> dict[str, Path]:
-        """Folders of tokenised rows by name; public_heldout is there only with public data, sft_heldout only in dpo,
+        """Folders of tokenised rows by name; public_heldout is there only with public data, sft_heldout in cpt and dpo,
         heldout_without_context only where the rows are documents with a context."""
         folders = {name: self.work / "rows" / name for name in SETS}
         return {name: folder for name, folder in folders.items() if folder.is_dir()}

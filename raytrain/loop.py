@@ -215,7 +215,11 @@ def _arguments(job: Job, objective: Objective, output: str, start: Start) -> Any
 def _save(trainer: Any, job: Job) -> None:
     """The trained model as a plain folder; all ranks take part, since ZeRO 3 gathers the weights from them."""
     saved = Path(str(trainer.args.output_dir)) / "saved"
-    trainer.save_model(str(saved))
+    if job.settings.lora is None and job.settings.worker.zero_stage < 3:
+        if _rank() == 0:  # whole on every rank; save_model would copy tensors first, and write tied weights twice
+            trainer.model.save_pretrained(str(saved))
+    else:
+        trainer.save_model(str(saved))
     unset_hf_deepspeed_config()  # under ZeRO 3, models that are loaded from here on would be cut up among the ranks
     if _rank() == 0:
         shutil.rmtree(job.trained, ignore_errors=True)

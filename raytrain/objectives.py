@@ -26,7 +26,7 @@ from raytrain.preference import (
     preference_fields,
 )
 from raytrain.settings import CptSettings
-from raytrain.trainer import CompletionTrainer, completion_losses, score_completions
+from raytrain.trainer import CompletionTrainer, losses_of, score_completions
 
 Sums = dict[str, torch.Tensor]
 Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
@@ -57,12 +57,7 @@ def row_losses(
     model: PreTrainedModel, rows: TokenRows, job: Job, share: Share
 ) -> Iterator[tuple[int, torch.Tensor]]:  # fmt: skip
     """Each row of this rank's share with the losses of its completion's tokens, [tokens], float64."""
-    collate = Collator(rows, 0)
-    for batch in share(in_order(rows.lengths, 2 * job.settings.tokens_per_batch)):
-        tensors = {key: value.to(model.device) for key, value in collate.tensors(batch).items()}
-        losses = completion_losses(model, **tensors).double()
-        counts = [int(rows.lengths[row] - rows.starts[row]) for row in batch]
-        yield from zip(batch, losses.split(counts), strict=True)
+    yield from losses_of(model, rows, share(in_order(rows.lengths, 2 * job.settings.tokens_per_batch)))
 
 
 def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -> Sums:

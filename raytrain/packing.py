@@ -12,20 +12,17 @@ the documents' boundaries as cu_seq_lens. Attention never crosses a boundary (se
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from raytrain.batches import IGNORED, Plan, in_groups
-from raytrain.data import Int64, TokenRows
+from raytrain.batches import IGNORED, Collator, Plan, in_groups
+from raytrain.data import Int64
 
 POOL_BATCHES = 256
 
 
-def plan_packs(
-    lengths: Int64, budget: int, workers: int, epochs: int, seed: int, phases: Sequence[int] = ()
-) -> Plan:  # fmt: skip
+def plan_packs(lengths: Int64, budget: int, workers: int, epochs: int, seed: int, phases: Sequence[int] = ()) -> Plan:
     """Plan `epochs` passes over rows of these lengths with at most `budget` tokens a batch, phase after phase.
 
     `phases[i]` is the phase of row i; none: all rows are of one phase.
@@ -71,21 +68,12 @@ def best_fit(lengths: Int64, rows: Int64, budget: int) -> Plan:
     return packs
 
 
-@dataclass(frozen=True)
-class PackedCollator:
+class PackedCollator(Collator):
     """Turns one planned batch into a packed row: input_ids, labels and position_ids [1, tokens], cu_seq_lens_q and
     cu_seq_lens_k [documents + 1] (int32: where each begins, and the end), max_length_q and max_length_k (integers).
 
     A document's first token is no label: what stands before it is another document.
     """
-
-    rows: TokenRows
-    pad_id: int
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate the only feature {"rows": [...]}: a planned batch is one item of the dataset."""
-        (feature,) = features
-        return self.tensors(feature["rows"])
 
     def tensors(self, indices: list[int]) -> dict[str, Any]:
         """The packed row of these rows; an empty list gives one document that counts for nothing."""

@@ -13,10 +13,10 @@ from agentmill.errors import UserError
 from agentmill.log import say
 from raytrain.batches import Plan
 from raytrain.data import TokenRows
-from raytrain.footprint import Batch, Footprint, footprint
+from raytrain.footprint import Batch, Footprint, footprint, scoring
 from raytrain.hardware import HardwareSettings, host_memory_gib, memory_of_worker
 from raytrain.job import Job
-from raytrain.settings import CptSettings, LoraSettings, StageSettings
+from raytrain.settings import CptSettings, DpoSettings, LoraSettings, StageSettings
 from raytrain.shape import ModelShape, ShapeError, read_shape
 
 CONTEXT_GIB = 1.5  # CUDA's context and NCCL's buffers, which torch does not count
@@ -90,15 +90,16 @@ def weigh(
 ) -> Verdict:
     """Compare what the stage takes with what the hardware has."""
     workers = settings.worker.workers
-    taken = footprint(shape, settings, batch, on_gpu=on_gpu)
+    taken, later = footprint(shape, settings, batch, on_gpu=on_gpu), scoring(shape, settings, batch)
+    parts = taken.device if taken.total >= sum(later.values()) else later
     name, own = ("context", CONTEXT_GIB) if on_gpu else ("process", PROCESS_GIB)
     memory = memory_of_worker(hardware, workers, on_gpu=on_gpu)
     return Verdict(
-        need_gib=taken.total + own,
+        need_gib=sum(parts.values()) + own,
         have_gib=None if memory is None else USABLE * memory,
         host_need_gib=_host(taken, shape, settings, hardware) if on_gpu else 0.0,
         host_have_gib=host_memory_gib(hardware) if on_gpu else None,
-        parts={**taken.device, name: own},
+        parts={**parts, name: own},
     )
 
 
@@ -137,7 +138,7 @@ def remedies(
     the first of them together."""
     single: list[tuple[str, float]] = []
     together, names = settings, list[str]()
-    for name, changed in _changes(shape, settings, on_gpu=on_gpu):
+    for name, changed in _changes(shape, settings, hardware, on_gpu=on_gpu):
         verdict = weigh(shape, changed, _scaled(batch, settings, changed), hardware, on_gpu=on_gpu)
         if verdict.fits:
             single.append((name, verdict.need_gib))
@@ -151,12 +152,16 @@ def remedies(
     return []
 
 
-def _changes(shape: ModelShape, settings: StageSettings, *, on_gpu: bool) -> Iterator[tuple[str, StageSettings]]:
+def _changes(
+    shape: ModelShape, settings: StageSettings, hardware: HardwareSettings, *, on_gpu: bool
+) -> Iterator[tuple[str, StageSettings]]:
     for name, change in _steps(shape, settings, on_gpu=on_gpu):
         yield name, _with(settings, change)
     workers = 2 * settings.worker.workers
     while on_gpu and workers <= MOST_WORKERS:
-        yield f"worker.workers={workers}", _with(settings, {"worker": {"workers": workers}})
+        nodes = -(-workers // hardware.workers_of_node(workers))
+        what = f"worker.workers={workers}" + (f" on {nodes} nodes" if nodes > 1 else "")
+        yield what, _with(settings, {"worker": {"workers": workers}})
         workers *= 2
 
 
@@ -168,9 +173,11 @@ def _steps(shape: ModelShape, settings: StageSettings, *, on_gpu: bool) -> Itera
     for stage in range(worker.zero_stage + 1, 4):
         if worker.workers > 1:
             yield f"worker.zero_stage={stage}", {"worker": {"zero_stage": stage}}
-    if settings.tokens_per_batch > settings.max_length:
-        tokens = settings.max_length
+    if settings.tokens_per_batch > settings.least_tokens:
+        tokens = settings.least_tokens
         yield f"tokens_per_batch={tokens}", {"tokens_per_batch": tokens}
+    if isinstance(settings, DpoSettings) and not settings.precompute_reference:
+        yield "precompute_reference=true", {"precompute_reference": True}
     if on_gpu and worker.offload == "none":
         yield "worker.offload=optimizer", {"worker": {"offload": "optimizer"}}
     if on_gpu and worker.offload != "parameters":

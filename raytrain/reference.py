@@ -16,11 +16,11 @@ import torch.distributed
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from agentmill.runs import atomic_write_bytes
-from raytrain.batches import Collator, Plan, in_order
+from raytrain.batches import Plan, in_order
 from raytrain.data import TokenRows
 from raytrain.hardware import Placement
 from raytrain.job import Job
-from raytrain.trainer import completion_losses
+from raytrain.trainer import losses_of
 
 Float32 = np.ndarray[Any, np.dtype[np.float32]]
 BATCHES_AT_ONCE = 256  # of each rank, between two writes
@@ -70,13 +70,7 @@ def compute_reference(job: Job, names: list[str]) -> None:
 @torch.no_grad()
 def log_probabilities(model: PreTrainedModel, rows: TokenRows, plan: Plan) -> dict[int, float]:
     """The summed log-probability of the completion of each row in these batches, by row."""
-    collate, found = Collator(rows, 0), dict[int, float]()
-    for batch in plan:
-        tensors = {key: value.to(model.device) for key, value in collate.tensors(batch).items()}
-        counts = [int(rows.lengths[row] - rows.starts[row]) for row in batch]
-        parts = completion_losses(model, **tensors).double().split(counts)
-        found.update((row, -float(part.sum())) for row, part in zip(batch, parts, strict=True))
-    return found
+    return {row: -float(losses.sum()) for row, losses in losses_of(model, rows, plan)}
 
 
 def _device(placement: Placement) -> torch.device:

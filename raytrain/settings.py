@@ -112,6 +112,11 @@ class StageSettings(Strict):
     log_every_steps: Annotated[int, Field(ge=1)] = 1
     heldout_rows: Annotated[int, Field(ge=1)] = 1000
 
+    @property
+    def least_tokens(self) -> int:
+        """The smallest `tokens_per_batch` that holds whatever `max_length` lets through."""
+        return self.max_length
+
     @model_validator(mode="after")
     def _batch_holds_a_row(self) -> "StageSettings":
         if self.tokens_per_batch < self.max_length:
@@ -243,9 +248,14 @@ class DpoSettings(StageSettings):
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     precompute_reference: bool = False
 
+    @property
+    def least_tokens(self) -> int:
+        """Both sides of the longest pair."""
+        return 2 * self.max_length
+
     @model_validator(mode="after")
     def _pairs_can_be_trained(self) -> "DpoSettings":
-        if self.tokens_per_batch < 2 * self.max_length:
+        if self.tokens_per_batch < self.least_tokens:
             raise ValueError(
                 f"tokens_per_batch={self.tokens_per_batch} is below twice max_length={self.max_length}: a pair of that "
                 f"length would fit in no batch, since both sides lie in one; raise tokens_per_batch or lower max_length"

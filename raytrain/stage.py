@@ -258,13 +258,15 @@ def _followed(run: Run, job: Job) -> Followed:
 
 
 def _measured(result: Mapping[str, Any]) -> dict[str, float]:
-    """Means over the held-out sets: {"heldout_loss": ..., "start/heldout_loss": ...} for the model before."""
+    """Means over the held-out sets: {"heldout_loss": ..., "start/heldout_loss": ...} for the model before; curves by
+    position are left out."""
     found = {}
     for model, sets in result["scores"].items():
         for name, measures in sets.items():
             for measure, groups in measures.items():
-                total, count = (sum(column) for column in zip(*groups.values(), strict=True))
-                found[f"{'start/' if model == 'start' else ''}{name}_{measure}"] = total / count
+                if not measure.startswith(BY_POSITION):
+                    total, count = (sum(column) for column in zip(*groups.values(), strict=True))
+                    found[f"{'' if model == 'end' else f'{model}/'}{name}_{measure}"] = total / count
     return found
 
 

@@ -5,6 +5,7 @@ does so on GPUs only; on the CPU it scores every position of the prompt as well)
 accuracy), which synchronise the ranks four times a batch, are left out.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
-from raytrain.batches import IGNORED
+from raytrain.batches import IGNORED, SCORED_AT_ONCE, Collator, Plan
+from raytrain.data import TokenRows
 from raytrain.settings import WorkerSettings
 from raytrain.upkeep import LightUpkeep
 
@@ -27,13 +29,26 @@ def completion_losses(
     """Negative log-likelihood of each label that counts, in row order: [number of labels that are not IGNORED], fp32.
 
     `input_ids` and `labels` are [rows, length], labels not shifted. Rows are right-padded, or packed, with `layout` as
-    `raytrain.packing.PackedCollator` makes it.
+    `raytrain.packing.PackedCollator` makes it. Without gradients, logits of SCORED_AT_ONCE positions are there at a
+    time: looking at a model takes little beside its weights.
     """
     hidden = model.base_model(input_ids=input_ids, use_cache=False, **layout).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     counted = targets != IGNORED
-    logits = model.get_output_embeddings()(hidden[counted])
-    return functional.cross_entropy(logits.float(), targets[counted], reduction="none")
+    head, rows, wanted = model.get_output_embeddings(), hidden[counted], targets[counted]
+    at_once = max(1, len(wanted)) if torch.is_grad_enabled() else SCORED_AT_ONCE
+    parts = zip(rows.split(at_once), wanted.split(at_once), strict=True)
+    return torch.cat([functional.cross_entropy(head(part).float(), ids, reduction="none") for part, ids in parts])
+
+
+def losses_of(model: PreTrainedModel, rows: TokenRows, plan: Plan) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each row of the batches in `plan` with the losses of its completion's tokens, [tokens], float64."""
+    collate = Collator(rows, 0)
+    for batch in plan:
+        tensors = {key: value.to(model.device) for key, value in collate.tensors(batch).items()}
+        losses = completion_losses(model, **tensors).double()
+        counts = [int(rows.lengths[row] - rows.starts[row]) for row in batch]
+        yield from zip(batch, losses.split(counts), strict=True)
 
 
 def score_completions(model: PreTrainedModel) -> None:

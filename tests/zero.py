@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed
 from deepspeed import zero
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import load_file
 
 from raytrain import attention, loop
@@ -22,7 +22,7 @@ from raytrain.worker import prepare_process
 Tensors = dict[str, torch.Tensor]
 
 
-def round_trip(job: Job) -> dict[str, Any]:
+def round_trip(job: Job) -> None:
     """Train, save, load into a new trainer, and compare every tensor: weights, fp32 masters and both moments.
 
     Then the saved files: those of an adapter hold what was trained, merged they are the trained model and nothing else
@@ -38,8 +38,6 @@ def round_trip(job: Job) -> dict[str, Any]:
     if torch.distributed.get_rank() == 0:
         _check_files(job, trained, checkpoint)
     torch.distributed.barrier()
-    shutil.rmtree(job.storage, ignore_errors=True)
-    return {}
 
 
 def _run(job: Job) -> Tensors:
@@ -53,16 +51,17 @@ def _run(job: Job) -> Tensors:
         with zero.GatheredParameters([parameter]):
             found[name] = parameter.detach().clone()
         if parameter.requires_grad:
-            found[f"{name} master"] = _whole(safe_get_full_fp32_param(parameter))
-            for state in ("exp_avg", "exp_avg_sq"):
-                found[f"{name} {state}"] = _whole(safe_get_full_optimizer_state(parameter, state))
+            master = safe_get_full_fp32_param(parameter)
+            assert master is not None
+            found[f"{name} master"] = master.detach().clone()
+    inner = trainer.model_wrapped.optimizer.optimizer  # torch's own, on this rank's shard
+    for i, (shard, state) in enumerate(inner.state.items()):
+        assert {"step", "exp_avg", "exp_avg_sq"} <= state.keys()
+        found[f"{i} shard"] = shard.detach().clone()
+        found |= {f"{i} {key}": torch.as_tensor(value).clone() for key, value in state.items()}
+    assert any(" exp_avg" in name for name in found)
     loop._save(trainer, job)
     return found
-
-
-def _whole(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None
-    return tensor.detach().clone()
 
 
 def _compare(one: Tensors, other: Tensors, what: str) -> None:
@@ -101,3 +100,10 @@ def _check_files(job: Job, trained: Tensors, checkpoint: Path) -> None:
 def _plain(name: str) -> str:
     """The name of a weight without what PEFT puts in between."""
     return name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".default", "")
+
+
+def round_trips(config: dict[str, Any]) -> dict[str, Any]:
+    """The loop of one worker: the round trip of each of config["jobs"]."""
+    for job in config["jobs"]:
+        round_trip(job)
+    return {}

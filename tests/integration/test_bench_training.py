@@ -14,6 +14,7 @@ from benchmarks.training import Sizes, _Bench
 from benchmarks.training_data import BenchFailed, put_model
 from raytrain.data import tokenise
 from raytrain.settings import LoraSettings, SftSettings, WorkerSettings
+from raytrain.site import DEFAULT_SITE
 from tests.integration.test_sft import new_run, rows
 from tests.tiny_llama import write_tiny_llama
 
@@ -81,7 +82,9 @@ def test_both_sides_train_the_same_rows(ray_local: None, tmp_path: Path) -> None
 
     source = new_run(tmp_path / "source")
     put_model("tiny", source, tmp_path / "model", seed=1)
-    bench = _Bench("sft", SETTINGS, source, tmp_path, Sizes(steps=6, warm=2, repeats=1))
+    bench = _Bench(
+        "sft", SETTINGS, source, tmp_path / "model", tmp_path, Sizes(steps=6, warm=2, repeats=1), DEFAULT_SITE
+    )
     file = bench.run.root / "corpora" / "sft" / "train.parquet"
     kept, _ = tokenise("sft", file, AutoTokenizer.from_pretrained(tmp_path / "model"), 256, "error")
     assert len(kept) == bench.rows == len(pq.read_table(file))
@@ -96,7 +99,7 @@ def test_too_small_a_corpus_is_refused_with_what_it_has(ray_local: None, tmp_pat
     source = new_run(tmp_path / "source")
     put_model("tiny", source, tmp_path / "model", seed=1)
     with pytest.raises(BenchFailed, match=r"500 steps of sft take 512,000 tokens and the run has [\d,]+"):
-        _Bench("sft", SETTINGS, source, tmp_path, Sizes(steps=500))
+        _Bench("sft", SETTINGS, source, tmp_path / "model", tmp_path, Sizes(steps=500), DEFAULT_SITE)
 
 
 def test_an_unknown_model_is_refused_with_the_shapes(tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_both_kinds_are_trained_and_asked_under_every_condition(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AGENTMILL_BENCH_RUN", str(tmp_path / "bench"))
-    extent = adaptation.Extent(conversations=24, heldout=10, per_agent=2, steps=3, search=False)
+    extent = adaptation.Extent(conversations=24, heldout=10, per_agent=2, steps=3, search_steps=0)
     base = write_tiny_llama(tmp_path / "base", positions=1024)
     settings = SETTINGS.model_copy(update={"max_length": 1024, "heldout_rows": 20})
     found = adaptation.bench_adaptation(tmp_path / "work", base, settings, extent).figures("bench.adaptation")

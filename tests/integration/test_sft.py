@@ -18,12 +18,16 @@ import pytest
 from agentmill.runs import Run
 from raytrain import sft
 from raytrain.checkpoints import find
+from raytrain.hardware import HardwareSettings
 from raytrain.merge import MergeError
+from raytrain.preflight import MemoryRefused
 from raytrain.settings import LoraSettings, MergeSettings, SftSettings, WorkerSettings
 from raytrain.shards import Weights
+from raytrain.site import Site
 from raytrain.steplog import read_steps
 from raytrain.sweep import sweep
 from raytrain.worker import TrainingFailed
+from tests.events import scalars
 from tests.survival import driver, largest_difference, losses
 from tests.tiny_llama import write_tiny_llama
 
@@ -76,7 +80,7 @@ def new_run(folder: Path) -> Run:
 def finished(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nothing disturbed."""
     run = new_run(tmp_path_factory.mktemp("undisturbed") / "run")
-    sft.run(run, SETTINGS, seed=1)
+    sft.run(run, SETTINGS, seed=1, site=Site(HardwareSettings(peak_tflops=0.2)))
     return run
 
 
@@ -99,6 +103,7 @@ def test_figures_and_log_agree(finished: Run) -> None:
     steps = read_steps(finished.root / "logs" / "sft.jsonl")
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     assert all(row["grad_norm"] > 0 and row["tokens_per_s"] > 0 for row in steps)
+    assert all(row["mfu"] > 0 and row["memory_gib"] > 0.1 for row in steps)
     figures = finished.figures("train")
     assert figures["train.sft.steps"].value == STEPS
     assert figures["train.sft.tokens"].value == steps[-1]["tokens"]
@@ -226,6 +231,13 @@ def test_whatever_happens_no_loss_changes(finished: Run, disturbed: Disturbed) -
     assert value[0] == pytest.approx(value[1], abs=1e-3)
 
 
+def test_whatever_happens_tensorboard_has_each_step_once(finished: Run, disturbed: Disturbed) -> None:
+    for run in (finished, disturbed.run):
+        found = scalars(run.root / "logs" / "tensorboard" / "sft")
+        assert found["loss"] == found["learning_rate"] == list(range(1, STEPS + 1))
+        assert found["heldout_loss"] == found["start/heldout_loss"] == [STEPS]
+
+
 def test_a_worker_that_is_told_to_stop_saves_its_very_step(disturbed: Disturbed) -> None:
     (step,) = re.findall(r"a worker was told to stop \(SIGTERM\): step (\d+) is saved", disturbed.said[0])
     assert f"going on after step {step}\n" in disturbed.said[0]
@@ -239,6 +251,12 @@ def test_a_driver_that_is_told_to_stop_saves_its_very_step(disturbed: Disturbed)
 
 def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(disturbed: Disturbed) -> None:
     assert re.search(rf"the checkpoint {disturbed.passed_over} does not count: \S+ has [\d,]+ bytes", disturbed.said[1])
+
+
+def test_what_does_not_fit_stops_before_training(ray_local: None, tmp_path: Path) -> None:
+    small = Site(HardwareSettings(name="a watch", host_memory_gib=0.5))
+    with pytest.raises(MemoryRefused, match=r"sft\.worker: 2 workers .* do not fit on this machine's memory"):
+        sft.run(new_run(tmp_path / "run"), SETTINGS, seed=1, site=small)
 
 
 def test_an_unknown_target_stops_before_training(finished: Run) -> None:

@@ -115,3 +115,17 @@ def test_what_the_expert_says_is_right_under_every_condition(drawn: Tests) -> No
     flat = [test for tests in drawn.values() for test in tests]
     _, verdicts = asyncio.run(measure([Answer(test, test.reference) for test in flat], load_domain("automotive")))
     assert all(all(verdict.values()) for verdict in verdicts)
+
+
+def test_a_stage_that_the_configuration_leaves_out_is_measured_with_its_defaults_on_the_hardware() -> None:
+    from agentmill.config import ConfigError
+    from cluster.config import read_config
+    from cluster.training_benches import settings_of
+
+    config = read_config(None, ["hardware=1xh200", "sft.max_length=256"])
+    assert config.dpo is None
+    assert settings_of(config, "dpo", None).worker.workers == 1
+    assert settings_of(config, "sft", "cpu").worker.device == "cpu"
+    assert settings_of(config, "sft", None).max_length == 256
+    with pytest.raises(ConfigError, match="--stage stf: no stage of training has this name; did you mean sft"):
+        settings_of(config, "stf", None)

@@ -107,7 +107,8 @@ def test_a_dry_run_shows_everything_and_does_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert '"seed": 99' in done.stdout
     assert '"name": "try"' in done.stdout
-    rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if "│" in line}
+    plan, _, _ = done.stdout.partition("memory of one worker")
+    rows = {line.split("│")[1].strip(): line for line in plan.splitlines() if "│" in line}
     for stage in ("simulate", "refine", "corpora", "base", "cpt", "sft", "evaluate", "report"):
         assert "│ do " in rows[stage]
     assert "leave out" in rows["expand"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raytrain.footprint import GIB, LIVE, Batch, footprint, kept_in_layer, largest_batch, trained_parameters
+from raytrain.footprint import GIB, LIVE, Batch, footprint, kept_in_layer, largest_batch, scoring, trained_parameters
 from raytrain.settings import CptSettings, DpoSettings, LoraSettings, SftSettings, StageSettings, WorkerSettings
 from raytrain.shape import ModelShape, shape_of
 from tests.llama8b import LLAMA_8B
@@ -63,6 +63,11 @@ def test_gradient_checkpointing_keeps_one_layer_at_a_time() -> None:
     kept = footprint(LLAMA, full(), batch, on_gpu=True).device["activations"]
     checkpointed = footprint(LLAMA, full(gradient_checkpointing=True), batch, on_gpu=True).device["activations"]
     assert checkpointed < 0.15 * kept
+
+
+def test_looking_at_a_model_takes_its_weights_and_few_logits() -> None:
+    few, many = (sum(scoring(LLAMA, full(), Batch(n, n, 4096)).values()) for n in (8192, 65536))
+    assert few == many == pytest.approx((2 * LLAMA.parameters + 2048 * 128256 * 10) / GIB)
 
 
 def test_dpos_reference_takes_logits_of_its_own_unless_it_was_computed_before() -> None:
@@ -128,3 +133,21 @@ def bytes_kept(settings: SftSettings, attention: str) -> tuple[ModelShape, int]:
         loss = model.train()(input_ids=ids, labels=labels).loss
     assert loss.isfinite()
     return shape_of(config.to_dict()), sum(kept.values())
+
+
+def test_scoring_some_positions_at_a_time_gives_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from raytrain import trainer
+
+    monkeypatch.setattr(trainer, "SCORED_AT_ONCE", 5)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2))
+    ids = torch.randint(0, 64, (2, 9))
+    for counted in (ids, torch.full_like(ids, -100)):
+        at_once = trainer.completion_losses(model, ids, counted)
+        with torch.no_grad():
+            some_at_a_time = trainer.completion_losses(model, ids, counted)
+        assert torch.allclose(at_once, some_at_a_time, atol=1e-5)
+        assert len(at_once) == (16 if counted is ids else 0)

@@ -10,7 +10,7 @@ from cluster.memory import forecasts, memory_table
 from raytrain.footprint import Batch, largest_batch
 from raytrain.hardware import HardwareSettings, read_hardware
 from raytrain.preflight import MemoryRefused, remedies, require_fit, weigh
-from raytrain.settings import LoraSettings, SftSettings, StageSettings, WorkerSettings
+from raytrain.settings import DpoSettings, LoraSettings, SftSettings, StageSettings, WorkerSettings
 from raytrain.shape import shape_of
 from tests.llama8b import LLAMA_8B
 
@@ -79,6 +79,15 @@ def test_several_changes_together_where_one_is_not_enough() -> None:
     settings = settings.model_copy(update={"tokens_per_batch": 65536})
     ((what, gib),) = remedies(LLAMA, settings, batch, read_hardware("p4d"), on_gpu=True)
     assert ", " in what and gib < 39.4
+
+
+def test_no_remedy_makes_batches_too_small_for_a_pair() -> None:
+    worker = WorkerSettings(workers=8, device="gpu")
+    settings = DpoSettings(max_length=4096, tokens_per_batch=262144, worker=worker)
+    small = read_hardware("p4d").model_copy(update={"device_memory_gib": 30.0})
+    named = [what for what, _ in remedies(LLAMA, settings, Batch(262144, 131072, 4096), small, on_gpu=True)]
+    assert any("tokens_per_batch=8192" in what for what in named)
+    assert not any("tokens_per_batch=4096" in what for what in named)
 
 
 def test_nothing_helps_where_nothing_can() -> None:

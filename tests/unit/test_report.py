@@ -17,7 +17,7 @@ from cluster.charts import Rate, Series, curve, rates, smooth, ticks
 from cluster.config import ReportSettings, RunConfig
 from cluster.evidence import conversations, samples
 from cluster.report import render
-from cluster.training import position_curves, section, step_log
+from cluster.training import merges, position_curves, section, step_log
 from simulation.gate import GateSettings, calibrate, open_gate, write_calibration
 from simulation.judged import JudgedPlan
 
@@ -187,6 +187,21 @@ def test_loss_by_position_is_drawn_before_and_after_with_context_and_without(run
     assert list(curves) == ["after, with context", "after, without", "before, with context"]
     assert curves["before, with context"] == [(0, 3.0), (1, 1.5), (4, 0.1875)]
     assert position_curves(run.figures("train.sft"), "sft") == []
+
+
+def test_a_sweep_of_merges_is_drawn_by_weight_and_shows_the_pick(run: Run) -> None:
+    for weight, domain, general in (("100", 1.0, 3.0), ("0", 2.0, 1.0), ("12_5", 1.5, 1.5)):
+        run.record(f"merge.sft.linear.w{weight}.heldout_loss", domain, n=9)
+        run.record(f"merge.sft.linear.w{weight}.general_loss", general, n=9)
+    run.record("merge.sft.pick.weight", 0.125)
+    run.record("merge.sft.pick.method", "linear")
+    run.record("merge.sft.pick.heldout_loss", 1.5)
+    found = merges(run.figures("merge.sft"), "sft")
+    assert [(spot.label, spot.x, spot.y) for spot in found["linear"]] == [
+        ("0", 1.0, 2.0), ("0.125", 1.5, 1.5), ("1", 3.0, 1.0),
+    ]  # fmt: skip
+    assert [spot.style for spot in found["linear"]] == ["dot", "dot teacher", "dot"]
+    assert "sft: linear merges" in render(run, ReportSettings())
 
 
 def test_a_conversation_has_its_calls_in_order(run: Run) -> None:

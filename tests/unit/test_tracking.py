@@ -24,6 +24,7 @@ from raytrain.tracking import (
     check_trackers,
     tracked,
 )
+from tests.events import scalars
 
 
 def row(step: int) -> Row:
@@ -131,23 +132,6 @@ def test_what_a_tracker_did_not_take_comes_again_and_what_it_never_took_is_said(
     follower.close({})
     assert shelf.steps == [1, 2, 3]
     assert "shelf lacks 2 steps from 4 on; the log has them" in capsys.readouterr().err
-
-
-def scalars(folder: Path) -> dict[str, list[int]]:
-    """Steps of every scalar in a folder's event files: records of length, checksum, event, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found: dict[str, list[int]] = {}
-    for file in sorted(folder.glob("events.*")):
-        data, at = file.read_bytes(), 0
-        while at < len(data):
-            (size,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + size])
-            at += 16 + size
-            for value in event.summary.value:
-                if value.HasField("simple_value"):
-                    found.setdefault(value.tag, []).append(event.step)
-    return found
 
 
 def test_tensorboard_has_each_step_once_after_a_second_attempt(tmp_path: Path) -> None:
