@@ -16,7 +16,6 @@ model's manifest.
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from agentmill.runs import Run, atomic_dir, atomic_write_text, digest_json, dige
 from raytrain.batches import padded_tokens
 from raytrain.data import TokenRows
 from raytrain.folders import publish, read_manifest
+from raytrain.followed import followed, measured
 from raytrain.general import general_rows
 from raytrain.hardware import place
 from raytrain.job import GENERAL, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
@@ -40,7 +40,7 @@ from raytrain.preflight import check_job, largest_of
 from raytrain.settings import StageSettings
 from raytrain.site import DEFAULT_SITE, Site
 from raytrain.steplog import read_steps
-from raytrain.tracking import Followed, tracked
+from raytrain.tracking import tracked
 from raytrain.worker import launch, watched
 
 BEGUN = "begun.json"
@@ -235,39 +235,11 @@ def _train(run: Run, job: Job, site: Site) -> None:
         job.log.unlink(missing_ok=True)
         atomic_write_text(job.work / BEGUN, json.dumps({"workers": job.begun_with}))
     with (
-        tracked(site.tracking, _followed(run, job)) as summary,
+        tracked(site.tracking, followed(run, job)) as summary,
         watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes),
     ):
         _launch(job)
-        summary.update(_measured(json.loads(job.result.read_text(encoding="utf-8"))))
-
-
-def _followed(run: Run, job: Job) -> Followed:
-    """What trackers are told; the key is kept beside the checkpoints, so that a redone stage gets another."""
-    file = job.work / "tracked"
-    if not file.is_file():
-        atomic_write_text(file, uuid.uuid4().hex[:12])
-    about = {
-        "stage": job.stage,
-        "start": job.start.name,
-        "seed": job.seed,
-        "settings": job.settings.model_dump(mode="json"),
-    }
-    key = file.read_text(encoding="utf-8")
-    return Followed(run=run.name, stage=job.stage, logs=run.path("logs"), steps=job.log, key=key, about=about)
-
-
-def _measured(result: Mapping[str, Any]) -> dict[str, float]:
-    """Means over the held-out sets: {"heldout_loss": ..., "start/heldout_loss": ...} for the model before; curves by
-    position are left out."""
-    found = {}
-    for model, sets in result["scores"].items():
-        for name, measures in sets.items():
-            for measure, groups in measures.items():
-                if not measure.startswith(BY_POSITION):
-                    total, count = (sum(column) for column in zip(*groups.values(), strict=True))
-                    found[f"{'' if model == 'end' else f'{model}/'}{name}_{measure}"] = total / count
-    return found
+        summary.update(measured(json.loads(job.result.read_text(encoding="utf-8"))))
 
 
 def _publish_again(job: Job) -> None:

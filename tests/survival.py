@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,6 +103,34 @@ def driver(run: Run, stage: str, settings: StageSettings, output: Path) -> Itera
     finally:
         if started.process.poll() is None:
             started.kill()
+
+
+@contextmanager
+def a_worker_killed(run: Run, stage: str, step: int) -> Iterator[None]:
+    """SIGKILL a Ray Train worker of the block, which trains `stage` from this process, once `step` is in the log."""
+    mine, log = psutil.Process(), run.root / "logs" / f"{stage}.jsonl"
+    before, over = {p.pid for p in mine.children(recursive=True)}, threading.Event()
+    killed: list[int] = []
+
+    def kill() -> None:
+        worker = None
+        while not over.is_set() and not killed:
+            if worker is None:
+                new = (p for p in mine.children(recursive=True) if p.pid not in before)
+                worker = next((p for p in new if "RayTrainWorker" in _command(p)), None)
+            elif (rows := read_steps(log)) and rows[-1]["step"] >= step:
+                worker.kill()
+                killed.append(worker.pid)
+            over.wait(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+    assert killed, "training was over before a worker could be killed"
 
 
 def _command(process: psutil.Process) -> str:

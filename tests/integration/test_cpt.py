@@ -14,6 +14,7 @@ from agentmill.runs import Run
 from raytrain import cpt
 from raytrain.settings import CptSettings, PhaseSettings, WorkerSettings
 from raytrain.steplog import read_steps
+from tests.survival import a_worker_killed, largest_difference, losses
 from tests.tiny_llama import write_tiny_llama
 
 SETTINGS = CptSettings(
@@ -94,3 +95,10 @@ def test_new_blocks_without_any_are_an_error_before_training(finished: Run) -> N
     with pytest.raises(UserError, match=r"no new blocks.*cpt.train=all"):
         cpt.run(finished, SETTINGS.model_copy(update={"train": "new_blocks"}), seed=1)
     assert figures(finished)["steps"] == read_steps(finished.root / "logs" / "cpt.jsonl")[-1]["step"]
+
+
+def test_a_killed_worker_changes_no_loss(finished: Run, tmp_path: Path) -> None:
+    run, settings = new_run(tmp_path / "run"), SETTINGS.model_copy(update={"save_every_steps": 4})
+    with a_worker_killed(run, "cpt", step=5):
+        cpt.run(run, settings, seed=1)
+    assert largest_difference(losses(run, "cpt"), losses(finished, "cpt")) < 1e-4

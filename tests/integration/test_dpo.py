@@ -14,6 +14,7 @@ from raytrain import dpo
 from raytrain.data import CorpusError
 from raytrain.settings import DpoSettings, LoraSettings, WorkerSettings
 from raytrain.steplog import read_steps
+from tests.survival import a_worker_killed, largest_difference, losses
 from tests.tiny_llama import write_tiny_llama
 
 STEPS = 12
@@ -108,3 +109,10 @@ def test_precomputed_references_train_the_same_model(finished: Run, tmp_path: Pa
 def test_a_pair_that_is_too_long_stops_the_stage_when_asked(ray_local: None, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"of 200 pairs of train.parquet are longer than dpo.max_length=60"):
         trained(tmp_path / "run", max_length=60, overflow="error")
+
+
+def test_a_killed_worker_changes_no_loss(finished: Run, tmp_path: Path) -> None:
+    run, settings = new_run(tmp_path / "run"), SETTINGS.model_copy(update={"save_every_steps": 4})
+    with a_worker_killed(run, "dpo", step=5):
+        dpo.run(run, settings, start="sft", seed=1)
+    assert largest_difference(losses(run, "dpo"), losses(finished, "dpo")) < 1e-4

@@ -45,7 +45,7 @@ def test_no_tensor_is_lost_under_any_zero_stage(ray_local: None, tmp_path: Path)
         _round_trips,
         {"jobs": jobs},
         label="zero",
-        storage=tmp_path / "ray",
+        storage=tmp_path,  # above the checkpoints of all jobs
         stop=first.stop,
         settings=first.settings.worker,
         placement=first.placement,

@@ -1,33 +1,13 @@
 """Two models on the same scenarios and calls: what is claimed, and what is not."""
 
-import json
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from agentmill.records import CONVERSATION_SCHEMA
 from agentmill.runs import Run
 from simulation import paired
-from simulation.agent_tests import RESULT_SCHEMA
 from simulation.paired import Paired, holm, mcnemar
-from simulation.tables import write_table
-
-
-def evaluated(run: Run, model: str, successes: dict[str, bool], plans: dict[str, bool]) -> None:
-    """An evaluation with these scenarios and Planner's calls."""
-    talks = [
-        {"sid": f"{model}-{name}", "scenario": name, "success": won, "scenario_json": "{}", "status": "exit"}
-        for name, won in successes.items()
-    ]
-    calls = [
-        {"call_id": name, "agent": "planner", "marks_json": json.dumps({"equivalent": right}), "right": right}
-        for name, right in plans.items()
-    ]
-    folder = run.path("evaluate", model, "x").parent
-    table = pa.Table.from_pylist(talks, schema=CONVERSATION_SCHEMA)
-    write_table(table, folder / "conversations" / "part-00000.parquet")
-    write_table(pa.Table.from_pylist(calls, schema=RESULT_SCHEMA), folder / "agents.parquet")
+from tests.evaluated import evaluated
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from raytrain.data import CorpusError, TokenRows, join
 from raytrain.hardware import Placement
 from raytrain.job import Job
 from raytrain.pairs import PairCollator, tokenise_pairs
-from raytrain.preference import PreferenceTrainer
+from raytrain.preference import PreferenceTrainer, preference_fields
 from raytrain.reference import compute_reference, load_reference, log_probabilities, reference_file
-from raytrain.settings import DpoSettings, WorkerSettings
+from raytrain.settings import DpoSettings, LoraSettings, WorkerSettings
 from tests.tiny_llama import write_tiny_llama
 
 ANSWERS = [("planner", "yes", "no thanks"), ("explainer", "It is 4.", "5"), ("planner", "stop", "go on, please")]
@@ -102,6 +102,13 @@ def theirs(base: Path, folder: Path, file: Path, **fields: Any) -> DPOTrainer:
     return trainer
 
 
+def job_of(folder: Path, base: Path, **fields: Any) -> Job:
+    return Job(
+        stage="dpo", digest="d", work=folder, start=base, log=folder / "log", targets=(), seed=1, begun_with=1,
+        settings=DpoSettings(worker=WorkerSettings(workers=1), **fields), placement=Placement("cpu", 1, "fp32"),
+    )  # fmt: skip
+
+
 def gradients(trainer: Any) -> dict[str, torch.Tensor]:
     return {n: w.grad for n, w in trainer.model.named_parameters() if w.grad is not None}
 
@@ -174,10 +181,7 @@ def test_all_weights_against_stored_references_have_the_loss_of_a_second_model(
 
 def test_a_kill_costs_only_the_references_that_were_not_kept(base: Path, pairs: TokenRows, tmp_path: Path) -> None:
     attention.register()
-    job = Job(
-        stage="dpo", digest="d", work=tmp_path, start=base, log=tmp_path / "log", targets=(), seed=1, begun_with=1,
-        settings=DpoSettings(worker=WorkerSettings(workers=1)), placement=Placement("cpu", 1, "fp32"),
-    )  # fmt: skip
+    job = job_of(tmp_path, base)
     pairs.save(tmp_path / "rows" / "train")
     kept = np.array([np.nan, 7, np.nan, np.nan, 8, np.nan], np.float32)
     reference_file(job, "train").parent.mkdir()
@@ -258,6 +262,14 @@ def test_batches_of_pairs_keep_the_budget_with_both_sides(tmp_path: Path) -> Non
     rows.save(tmp_path / "rows")
     loaded = TokenRows.load(tmp_path / "rows")
     assert (loaded.items, loaded.take([3]).lengths.tolist()) == (100, rows.lengths[6:8].tolist())
+
+
+def test_what_the_settings_ask_for_reaches_the_trainer(base: Path, tmp_path: Path) -> None:
+    plain = preference_fields(job_of(tmp_path, base))
+    assert (plain["loss_type"], plain["disable_dropout"]) == (["sigmoid"], True)
+    asked = preference_fields(job_of(tmp_path, base, sft_weight=0.5, beta=0.2, lora=LoraSettings(dropout=0.1)))
+    assert (asked["loss_type"], asked["loss_weights"], asked["beta"]) == (["sigmoid", "sft"], [1.0, 0.5], 0.2)
+    assert not asked["disable_dropout"]
 
 
 @pytest.mark.parametrize(

@@ -306,3 +306,14 @@ def test_a_stage_that_goes_out_leaves_its_work_aside_and_no_figure(
     assert (aside / "cpt" / "part").is_file()
     assert chained.run.completed("cpt") is None
     assert "cpt.value" not in chained.run.figures()
+
+
+def test_how_a_stage_is_watched_and_what_it_tolerates_does_not_do_it_again() -> None:
+    plain = RunConfig.model_validate({"dpo": {}})
+    other = RunConfig.model_validate(
+        {"dpo": {"log_every_steps": 9}, "sft": {"save_every_steps": 7}, "evaluate": {"max_error_share": 0.5}}
+    )
+    for name in ("sft", "dpo", "evaluate"):
+        assert stage_named(name).settings(other) == stage_named(name).settings(plain)
+    named = RunConfig.model_validate({"dpo": {}, "evaluate": {"models": ["dpo"]}})
+    assert stage_named("evaluate").settings(named) == stage_named("evaluate").settings(plain)  # the final one is dpo
