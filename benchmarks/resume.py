@@ -10,14 +10,13 @@ This module is the process as well: `python -m benchmarks.resume RUN STAGE SETTI
 """
 
 import importlib
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -201,9 +200,15 @@ class _Trained:
         return self._process
 
     def _kill_driver(self) -> None:
+        """SIGKILL to the driver and all that it started: Ray's processes would go on for a while and save steps."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        driver = psutil.Process(self._process.pid)
+        below = driver.children(recursive=True)
+        for process in (driver, *below):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
+        psutil.wait_procs(below, timeout=WAIT_S)
         self._process = None
 
     def _at_work(self, process: subprocess.Popen[bytes]) -> psutil.Process | None:
