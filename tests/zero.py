@@ -1,6 +1,7 @@
 """What a worker looks at to see that training under ZeRO loses no tensor: run by all ranks of a Ray Train group."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import load_file
 
 from raytrain import attention, loop
+from raytrain.checkpoints import find
 from raytrain.job import Job
 from raytrain.merge import merge_adapter
 from raytrain.objectives import OBJECTIVES
@@ -20,6 +22,7 @@ from raytrain.trainer import skip_shared_memory_op
 from raytrain.worker import prepare_process
 
 Tensors = dict[str, torch.Tensor]
+UPLOAD_S = 120.0
 
 
 def round_trip(job: Job) -> None:
@@ -32,6 +35,7 @@ def round_trip(job: Job) -> None:
     attention.register()
     skip_shared_memory_op()
     trained = _run(job)
+    _wait_for_upload(job)
     checkpoint = begin(job).checkpoint
     assert checkpoint is not None
     _compare(trained, _run(job), "after loading")
@@ -62,6 +66,15 @@ def _run(job: Job) -> Tensors:
     assert any(" exp_avg" in name for name in found)
     loop._save(trainer, job)
     return found
+
+
+def _wait_for_upload(job: Job) -> None:
+    """The last step was saved at the end of training, and leaves in the background."""
+    deadline = time.monotonic() + UPLOAD_S
+    while find(job.storage).newest is None:
+        assert time.monotonic() < deadline, "the checkpoint was not uploaded"
+        time.sleep(0.05)
+    torch.distributed.barrier()
 
 
 def _compare(one: Tensors, other: Tensors, what: str) -> None:
