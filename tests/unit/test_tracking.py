@@ -168,6 +168,9 @@ def test_wandb_offline_has_each_step_once(tmp_path: Path, monkeypatch: pytest.Mo
         with tracked(settings, told) as summary:
             summary["heldout_loss"] = 0.25
     (file,) = (tmp_path / "logs" / "wandb").glob("offline-run-*-abc123/run-abc123.wandb")
+    limit = time.monotonic() + 60
+    while not wandb_steps(file) and time.monotonic() < limit:  # its own process writes the file after the run's end
+        time.sleep(0.1)
     assert wandb_steps(file) == [1, 2, 3, 4, 5, 6]
 
 
