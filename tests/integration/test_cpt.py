@@ -69,8 +69,8 @@ def test_steps_hold_the_same_tokens_in_both_phases(finished: Run) -> None:
     totals = [0, *(row["tokens"] for row in read_steps(finished.root / "logs" / "cpt.jsonl"))]
     steps = [after - before for before, after in pairwise(totals)]
     assert len(steps) > 8
-    assert all(0.8 * 2048 < tokens <= 2048 for tokens in steps[:-2])
-    assert steps[-1] <= 2048
+    assert max(steps) <= 2048
+    assert sum(tokens < 0.9 * 2048 for tokens in steps) <= 2  # what is left over of each phase
 
 
 def test_split_documents_are_counted_and_nothing_is_dropped(finished: Run) -> None:

@@ -24,7 +24,7 @@ SETTINGS = (
 )  # fmt: skip
 TWO_STEPS = "max_steps: 2, heldout_rows: 8, worker: {workers: 1}"
 TRAINING = (
-    "expand={every: 6}", f"cpt={{{TWO_STEPS}}}", f"sft={{{TWO_STEPS}}}",
+    "expand={every: 4}", f"cpt={{{TWO_STEPS}}}", f"sft={{{TWO_STEPS}}}",
     f"dpo={{{TWO_STEPS}, precompute_reference: true}}",
     "evaluate={models: final, scenarios: 2, agent_calls: 2}",
 )  # fmt: skip
