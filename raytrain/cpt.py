@@ -18,12 +18,13 @@ from agentmill.runs import Run
 from raytrain.curriculum import in_phases
 from raytrain.data import TokenRows, tokenise
 from raytrain.expand import new_blocks
+from raytrain.inputs import Stage
 from raytrain.job import HELDOUT, HELDOUT_BARE, SFT_HELDOUT, TRAIN
 from raytrain.lengths import LengthReport
 from raytrain.positions import without_context
 from raytrain.settings import CptSettings, StageSettings
 from raytrain.site import DEFAULT_SITE, Site
-from raytrain.stage import Stage, train_stage
+from raytrain.stage import train_stage
 
 NAME = "cpt"
 

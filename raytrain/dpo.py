@@ -14,13 +14,14 @@ from typing import Any
 
 from agentmill.runs import Run
 from raytrain.data import TokenRows
+from raytrain.inputs import Stage
 from raytrain.job import SFT_HELDOUT
 from raytrain.lengths import LengthReport
 from raytrain.pairs import tokenise_pairs
 from raytrain.settings import DpoSettings, StageSettings
 from raytrain.sft import tokenise_completions
 from raytrain.site import DEFAULT_SITE, Site
-from raytrain.stage import Stage, train_stage
+from raytrain.stage import train_stage
 
 NAME = "dpo"
 UNITS = {

@@ -8,10 +8,11 @@ from typing import Any
 
 from agentmill.runs import Run
 from raytrain.data import TokenRows, tokenise
+from raytrain.inputs import Stage
 from raytrain.lengths import LengthReport
 from raytrain.settings import SftSettings, StageSettings
 from raytrain.site import DEFAULT_SITE, Site
-from raytrain.stage import Stage, train_stage
+from raytrain.stage import train_stage
 
 NAME = "sft"
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from raytrain import sft, stage
+from raytrain import sft
+from raytrain.inputs import Stage, prepare
 from raytrain.job import Job
 from raytrain.settings import LoraSettings, SftSettings, WorkerSettings
 from raytrain.site import DEFAULT_SITE
+from raytrain.stage import job_of
 from raytrain.worker import launch
 from tests.integration.test_sft import new_run
 
@@ -26,9 +28,9 @@ def prepared(folder: Path, lora: LoraSettings | None, **worker: Any) -> Job:
         save_every_steps=STEPS,
     )
     run = new_run(folder)
-    of = stage.Stage(sft.NAME, sft.tokenise_completions)
-    made = stage._job(run, of, settings, "base", 1, DEFAULT_SITE)
-    stage._prepare(run, of, made)
+    of = Stage(sft.NAME, sft.tokenise_completions)
+    made = job_of(run, of, settings, "base", 1, DEFAULT_SITE)
+    prepare(run, of, made)
     return made
 
 
