@@ -242,7 +242,7 @@ class DpoSettings(StageSettings):
     `tokens_per_batch` counts both sides of a pair.
     """
 
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     beta: Annotated[float, Field(gt=0)] = 0.1
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
