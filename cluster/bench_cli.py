@@ -22,6 +22,15 @@ FolderOption = Annotated[
 BenchConfigArg = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help="a YAML file with the stages' settings (default: defaults)")
 ]
+SourceOption = Annotated[
+    str | None, typer.Option("--run", metavar="RUN", help="a run whose corpora are trained on (default: made here)")
+]
+StagesOption = Annotated[
+    list[str] | None, typer.Option("--stage", help="cpt, sft or dpo; again for another (default: all)")
+]
+ModelOption = Annotated[
+    str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
+]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"] | None, typer.Option(help="where workers compute, in place of the settings")
 ]
@@ -158,15 +167,9 @@ def bench_memory(
 @bench_app.command("training")
 def bench_training(
     config: BenchConfigArg = None,
-    source: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="a run whose corpora are trained on (default: made here)")
-    ] = None,
-    stages: Annotated[
-        list[str] | None, typer.Option("--stage", help="cpt, sft or dpo; again for another (default: all)")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
-    ] = "shipped",
+    source: SourceOption = None,
+    stages: StagesOption = None,
+    model: ModelOption = "shipped",
     steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 40,
     warm: Annotated[int, typer.Option(min=1, help="of these, the first that are not counted")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="turns of each side; the median counts")] = 3,
@@ -195,15 +198,9 @@ def bench_training(
 @bench_app.command("resume")
 def bench_resume(
     config: BenchConfigArg = None,
-    source: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="a run whose corpora are trained on (default: made here)")
-    ] = None,
-    stages: Annotated[
-        list[str] | None, typer.Option("--stage", help="cpt, sft or dpo; again for another (default: all)")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="shipped, a shape with random weights (tiny, llama-8b), or a model folder")
-    ] = "shipped",
+    source: SourceOption = None,
+    stages: StagesOption = None,
+    model: ModelOption = "shipped",
     steps: Annotated[int, typer.Option(min=4, help="steps of each training")] = 60,
     kills: Annotated[int, typer.Option(min=1, help="kills of each, workers and driver mixed")] = 3,
     seed: Annotated[int, typer.Option(help="decides when is killed")] = 7,
