@@ -214,9 +214,10 @@ class CptSettings(StageSettings):
             )
         if self.tokens_per_step % each:
             below = self.tokens_per_step // each * each
+            remedy = f"{below} or {below + each}" if below else str(each)
             raise ValueError(
                 f"tokens_per_step={self.tokens_per_step} is no multiple of workers x tokens_per_batch = "
-                f"{self.worker.workers} x {self.tokens_per_batch} = {each}; use {below or each} or {below + each}"
+                f"{self.worker.workers} x {self.tokens_per_batch} = {each}; use {remedy}"
             )
         return self
 

@@ -39,7 +39,7 @@ def test_the_kinds_that_the_project_names_are_there() -> None:
 
 
 def test_what_a_stage_says_wins_over_its_hardware_and_the_rest_is_the_hardwares() -> None:
-    config = read_config(ROOT / "configs" / "local.yaml", ["hardware=p5", "sft.worker.workers=16"])
+    config = read_config(ROOT / "configs" / "paper.yaml", ["hardware=p5", "sft.worker.workers=16"])
     worker = config.sft.worker
     assert (worker.workers, worker.device, worker.zero_stage, worker.gradient_checkpointing) == (16, "gpu", 2, True)
 
@@ -47,14 +47,14 @@ def test_what_a_stage_says_wins_over_its_hardware_and_the_rest_is_the_hardwares(
 def test_a_stage_has_its_own_defaults(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("worker: {workers: 4, zero_stage: 2}\nstages: {cpt: {zero_stage: 3}}\n")
-    config = read_config(ROOT / "configs" / "local.yaml", [f"hardware={file}", "cpt.learning_rate=1e-4"])
+    config = read_config(ROOT / "configs" / "paper.yaml", [f"hardware={file}", "cpt.learning_rate=1e-4"])
     assert config.cpt is not None
     assert (config.cpt.worker.workers, config.cpt.worker.zero_stage) == (4, 3)
     assert (config.sft.worker.workers, config.sft.worker.zero_stage) == (4, 2)
 
 
 def test_hardware_brings_no_stage_into_a_run_that_leaves_it_out() -> None:
-    config = read_config(ROOT / "configs" / "local.yaml", ["hardware=p5", "dpo="])
+    config = read_config(ROOT / "configs" / "paper.yaml", ["hardware=p5", "dpo="])
     assert config.dpo is None
 
 
