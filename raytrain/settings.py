@@ -1,7 +1,7 @@
 """What the training stages can be told. Imports nothing heavy, so that configurations are checked without torch.
 
 The stages build on each other: expand -> cpt -> sft -> dpo. A stage whose settings are null is left out, and the next
-one starts from the newest model there is (see `raytrain.chain`).
+one starts from the newest model there is (see `cluster.chain`).
 """
 
 from typing import Annotated, ClassVar, Literal
