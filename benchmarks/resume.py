@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,7 @@ class _Trained:
         self._said = folder / "said.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = 0.0
+        self._ended: set[int] = set()
         shutil.copytree(folder.parent / "model", self._run.path("models", START))
         for name in {stage, "sft"}:
             for part, count in (("train", TRAIN_ROWS), ("heldout", HELDOUT_ROWS)):
@@ -184,7 +185,7 @@ class _Trained:
                 self._kill_driver()
                 raise ResumeFailed(f"{self._stage} had no step {kill.step} within {WAIT_S:g} s: {self._tail()}")
             time.sleep(POLL_S)
-        self._killed = time.time()
+        self._killed, self._ended = time.time(), {one.pid for one in self._workers(process)}
         if kill.target == "driver":
             self._kill_driver()
         else:
@@ -212,18 +213,19 @@ class _Trained:
         self._process = None
 
     def _at_work(self, process: subprocess.Popen[bytes]) -> psutil.Process | None:
-        """A train worker that was started after the last kill and has written to the log since, None where there is
-        none yet: one of those that the last kill ended is no use."""
-        if not self._log.is_file():
+        """A train worker of a group whose steps are in the log, None where there is none yet: one of those that the
+        last kill ended is no use. Ray gives a new group processes that may be older than the kill."""
+        if not self._log.is_file() or self._log.stat().st_mtime < self._killed:
             return None
-        written = self._log.stat().st_mtime
+        return next((one for one in self._workers(process) if one.pid not in self._ended), None)
+
+    @staticmethod
+    def _workers(process: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
+        """The train workers below the driver."""
         for one in psutil.Process(process.pid).children(recursive=True):
-            try:
-                if WORKER in " ".join(one.cmdline()) and self._killed < one.create_time() < written:
-                    return one
-            except psutil.NoSuchProcess:
-                continue
-        return None
+            with suppress(psutil.NoSuchProcess):
+                if WORKER in " ".join(one.cmdline()):
+                    yield one
 
     def _steps(self) -> int:
         rows = read_steps(self._log)
