@@ -11,7 +11,7 @@ token t beside the embedding of token t + 1. So
     value   the embedding half at j: the token that followed it
 
 A random start finds this only after thousands of steps. Written for the shipped base: after 200 steps of 2,048 tokens
-an MGL of 3.19 where the random start had 2.27 (benchmarks of the stage: docs/serving.md). EAGLE-3 itself starts at
+an MGL of 3.19 where the random start had 2.27 (benchmarks of the stage: docs/inference.md). EAGLE-3 itself starts at
 random.
 """
 

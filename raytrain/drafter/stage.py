@@ -3,8 +3,9 @@
 The training itself is `raytrain.stage` with the objective of `raytrain.drafter.training`. Before it, the driver makes
 the untrained drafter and shows it to the serving engine.
 
-Records, beside what every stage does, train.drafter.{parameters,vocabulary,contract_drafts} and drafter.<source>.mgl, by agent as well
-(drafter.<source>.<agent>.mgl), on held-out answers; by place in the draft train.drafter.heldout_accepted_at_<place>.
+Records, beside what every stage does, train.drafter.{parameters,vocabulary,contract_drafts} and drafter.<source>.mgl,
+by agent as well (drafter.<source>.<agent>.mgl), on held-out answers; by place in the draft
+train.drafter.heldout_accepted_at_<place>.
 """
 
 import json
