@@ -1,7 +1,8 @@
 """The chain of models of a run: base -> expanded -> cpt -> sft -> dpo, each made from the newest one before it.
 
 A stage whose settings are null is left out, and its model is not in the chain; a model's name is its folder under
-models/ and its place among the figures (`evaluate.<name>`). Invariant: who needs "the newest model" asks here.
+models/ and its place among the figures (`evaluate.<name>`). A drafter is made for the newest model and is none of the
+chain. Invariant: who needs "the newest model" asks here.
 """
 
 from typing import TYPE_CHECKING
@@ -14,18 +15,20 @@ if TYPE_CHECKING:
 
 MADE = {"base": "base", "expand": "expanded", "cpt": "cpt", "sft": "sft", "dpo": "dpo"}  # stage -> its model
 TRAINED = ("cpt", "sft", "dpo")
+FITTED = (*TRAINED, "drafter")  # all that train on Ray and leave a step log
 SAME_FUNCTION = {"expanded"}  # computes what the model before it computes, until it is trained
-OPTIONAL = ("expand", "cpt", "dpo")
+# stage -> the settings that are null where it is left out
+SWITCHED_BY = {"expand": "expand", "cpt": "cpt", "dpo": "dpo", "responses": "drafter", "drafter": "drafter"}
 
 
 def left_out(config: "RunConfig", stage: str) -> bool:
     """Whether the configuration leaves a stage out: its settings are null."""
-    return stage in OPTIONAL and getattr(config, stage) is None
+    return stage in SWITCHED_BY and getattr(config, SWITCHED_BY[stage]) is None
 
 
 def left_out_of(run: Run, stage: str) -> bool:
     """Whether a run leaves a stage out, by its stored configuration, which another version may have written."""
-    return stage in OPTIONAL and run.manifest["config"].get(stage) is None
+    return stage in SWITCHED_BY and run.manifest["config"].get(SWITCHED_BY[stage]) is None
 
 
 def model_stages(config: "RunConfig") -> list[str]:
@@ -44,8 +47,8 @@ def newest(config: "RunConfig") -> str:
 
 
 def stage_before(config: "RunConfig", stage: str) -> str:
-    """The model stage that `stage` starts from: the newest one before it."""
-    before = list(MADE)[: list(MADE).index(stage)]
+    """The model stage that `stage` starts from: the newest one before it, for a stage outside the chain the last."""
+    before = list(MADE)[: list(MADE).index(stage)] if stage in MADE else list(MADE)
     return [name for name in before if not left_out(config, name)][-1]
 
 

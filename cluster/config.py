@@ -17,13 +17,14 @@ from cluster import chain
 from cluster.base import BaseSettings
 from rayserve.settings import ModelEngine, ServeSettings
 from raytrain.hardware import TRAINING, HardwareSettings, read_hardware, under
-from raytrain.settings import CptSettings, DpoSettings, ExpandSettings, SftSettings
+from raytrain.settings import CptSettings, DpoSettings, DrafterSettings, ExpandSettings, SftSettings
 from raytrain.tracking import TrackingSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
 from simulation.gate import GateSettings
 from simulation.judging import RefineSettings
 from simulation.redteam import RedteamSettings
+from simulation.responses import ResponsesSettings
 from simulation.simulate import SimulateSettings
 
 EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of its URL
@@ -54,9 +55,9 @@ class RunConfig(Strict):
 
     `domain` names a pack that ships, or a Python package that is installed or lies in the current directory. `mix`
     chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`. `engines` are vLLM
-    engines by name, which the run starts for the stages whose models name them (`kind: engine`). `expand`, `cpt` and
-    `dpo` are stages of training that a run may leave out: null does so. `hardware` is a mapping, the name of a file in
-    configs/hardware or the path of another; what it chooses for `worker` lies under what a stage says.
+    engines by name, which the run starts for the stages whose models name them (`kind: engine`). `expand`, `cpt`, `dpo`
+    and `drafter` are stages of training that a run may leave out: null does so. `hardware` is a mapping, the name of a
+    file in configs/hardware or the path of another; what it chooses for `worker` lies under what a stage says.
     """
 
     name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -75,6 +76,8 @@ class RunConfig(Strict):
     cpt: CptSettings | None = None
     sft: SftSettings = SftSettings()
     dpo: DpoSettings | None = None
+    responses: ResponsesSettings = ResponsesSettings()
+    drafter: DrafterSettings | None = None
     hardware: HardwareSettings = HardwareSettings()
     tracking: TrackingSettings = TrackingSettings()
     serve: ServeSettings = ServeSettings()

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from agentmill.lineage import gpu_memory_gib
 from cluster.base import model_folder
-from cluster.chain import TRAINED, left_out
+from cluster.chain import FITTED, left_out
 from cluster.config import RunConfig
 from raytrain.footprint import largest_batch, trained_parameters
 from raytrain.preflight import SHOWN, Verdict, remedies, weigh
@@ -39,7 +39,7 @@ def forecasts(config: RunConfig, models: Path | None = None) -> Iterator[Forecas
     shape = read_shape(models / "base" if models is not None and there else model_folder(config.base))
     if config.expand is not None:
         shape = shape.expanded(config.expand.every)
-    for stage in TRAINED:
+    for stage in FITTED:
         if not left_out(config, stage):
             yield _forecast(stage, shape, getattr(config, stage), config)
 

@@ -319,7 +319,7 @@ def _attempt_file(run: Run, stage: str) -> Path:
 
 
 def _memory_remedy(stage: Stage) -> str:
-    if stage.name in chain.TRAINED:
+    if stage.name in chain.FITTED:
         return f"close other programs, or lower {stage.name}.worker.workers or {stage.name}.tokens_per_batch"
     if stage.name == "evaluate":
         return "close other programs, or lower serve.engine.cpu_kv_cache_gib or serve.engine.max_num_seqs"

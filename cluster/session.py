@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from agentmill.errors import UserError
 from agentmill.lineage import require_memory
 from agentmill.log import say
 from agentmill.runs import atomic_write_text
@@ -26,6 +27,7 @@ SESSION_GIB = 2.0
 OBJECT_STORE_BYTES = 1 << 30
 RECORD_EVERY_S = 3.0
 _START_TOLERANCE_S = 0.05
+SLOW_START = "timed out during startup"  # in Ray's message
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # both sides must agree; a driver of its own would else be refused
@@ -45,6 +47,10 @@ ENVIRONMENT = {
 }
 
 
+class RayNotStarted(UserError):
+    """Ray's own processes did not come up. The message says what to do."""
+
+
 def prepare_environment() -> None:
     """Set what Ray, vLLM and the Hugging Face libraries read when they start; what the user has set stays."""
     from rayserve.settings import ENVIRONMENT as SERVE
@@ -62,6 +68,7 @@ def ray_session(record: Path | None = None, logs: Path | None = None) -> Iterato
 
     Raises:
         MemoryShortage: when there is not enough free memory to start.
+        RayNotStarted: when Ray's own processes do not come up in Ray's time.
     """
     if record is not None:
         left = stop_recorded(record)
@@ -72,7 +79,7 @@ def ray_session(record: Path | None = None, logs: Path | None = None) -> Iterato
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with _quiet_start():
+    with _quiet_start(), _started_in_time():
         ray.init(
             address="local",
             num_cpus=LOGICAL_CPUS,
@@ -100,6 +107,20 @@ def ray_session(record: Path | None = None, logs: Path | None = None) -> Iterato
             stop_recorded(record)
         if logs is not None:
             _keep_logs(folder, logs)
+
+
+@contextmanager
+def _started_in_time() -> Iterator[None]:
+    """Tell what to do where Ray gave up waiting for its own processes, which it says with a bare Exception."""
+    try:
+        yield
+    except Exception as error:
+        if SLOW_START not in str(error):
+            raise
+        raise RayNotStarted(
+            "Ray's own processes did not start in its time, as happens where the machine is very busy; close other "
+            "programs and start the same command again"
+        ) from error
 
 
 def stop_recorded(record: Path) -> int:

@@ -114,6 +114,19 @@ def _dpo(run: Run, config: RunConfig) -> None:
     dpo.run(run, config.dpo, start=chain.start_of(config, "dpo"), seed=config.seed, site=_site(config))
 
 
+def _responses(run: Run, config: RunConfig) -> None:
+    from cluster import drafting
+
+    drafting.run(run, config)
+
+
+def _drafter(run: Run, config: RunConfig) -> None:
+    from raytrain.drafter import stage
+
+    assert config.drafter is not None
+    stage.run(run, config.drafter, start=chain.newest(config), seed=config.seed, site=_site(config))
+
+
 def _evaluate(run: Run, config: RunConfig) -> None:
     from cluster import evaluation
 
@@ -149,17 +162,17 @@ def _data(config: RunConfig) -> dict[str, Any]:
     return {name: None if path is None else digest_path(path) for name, path in files.items()}
 
 
-def _trained(name: str, does: str, run: Callable[[Run, RunConfig], None]) -> Stage:
-    """A stage that trains models/<name> from the newest model before it, on corpora/<name>."""
+def _trained(name: str, does: str, run: Callable[[Run, RunConfig], None], corpus: str = "corpora") -> Stage:
+    """A stage that trains models/<name> from the newest model before it, on what the stage `corpus` left."""
     return Stage(
         name=name,
         does=does,
         run=run,
         settings=lambda c: _training(c, name),
-        needs=("corpora", MODEL),
+        needs=(corpus, MODEL),
         sources=("agentmill.runs", "raytrain"),
         owns=(f"models/{name}", f"checkpoints/{name}", f"logs/{name}.jsonl"),
-        figures=(f"train.{name}",),
+        figures=(f"train.{name}", name),
         memory_gib=4.0,
         keeps=(f"checkpoints/{name}",),
     )
@@ -249,6 +262,27 @@ STAGES: tuple[Stage, ...] = (
     _trained("cpt", "the model reads the domain's texts, each in its context (continual pretraining, Ray Train)", _cpt),
     _trained("sft", "the small model learns the agents' work (LoRA, DeepSpeed ZeRO, Ray Train)", _sft),
     _trained("dpo", "the small model learns which of two answers is better (LoRA, Ray Train)", _dpo),
+    Stage(
+        name="responses",
+        does="the small model answers the drafter's prompts itself (vLLM on Ray Serve)",
+        run=_responses,
+        settings=lambda c: {
+            **_common(c),
+            "responses": c.responses.deciding() if c.drafter is not None else None,
+            "engine": c.serve.engine.model_dump(mode="json", include={"dtype", "max_model_len"}),
+        },
+        needs=("corpora", MODEL),
+        sources=("simulation.responses", "simulation.corpora.drafter", "cluster.drafting"),
+        owns=("responses",),
+        figures=("responses",),
+        memory_gib=4.0,
+    ),
+    _trained(
+        "drafter",
+        "a drafter learns what the small model says next (EAGLE-3, Ray Train)",
+        _drafter,
+        corpus="responses",
+    ),
     Stage(
         name="evaluate",
         does="served, the models play held-out scenarios over HTTP",

@@ -1,6 +1,7 @@
 """Tables for the terminal: what a run would do, how far it is, what it measured. Read only."""
 
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from cluster.memory import forecasts, memory_table
 from cluster.runner import decide, read_attempt, select
 from cluster.shown import shown, shown_interval
 from cluster.stages import STAGES, Stage, needs_of
+from raytrain.settings import Source
 from raytrain.shape import ShapeError
 from simulation.job import read_state
 
@@ -24,7 +26,7 @@ RESULTS = (
     ("gate.miss_rate", "plans that the gate misses"),
     *(
         (f"train.{stage}.{name}", f"{stage}, {label}")
-        for stage in chain.TRAINED
+        for stage in chain.FITTED
         for name, label in (
             ("train_rows", "training rows"),
             ("seconds", "training time"),
@@ -32,6 +34,7 @@ RESULTS = (
             ("heldout_loss", "loss on its held-out rows"),
         )
     ),
+    *((f"drafter.{source}.mgl", f"tokens a step, drafter on {source} data") for source in get_args(Source)),
     ("run.seconds", "seconds of all stages"),
 )
 

@@ -12,7 +12,7 @@ from itertools import cycle, product
 from typing import Any
 
 from agentmill.runs import Figure, Run
-from cluster.chain import TRAINED
+from cluster.chain import FITTED
 from cluster.charts import Series, Spot, curve, smooth, trade
 
 LOSS = "loss (nats a token)"
@@ -32,7 +32,7 @@ class Chart:
 
 def section(run: Run) -> list[Chart]:
     """The charts of every stage whose log is there, in the order of the stages, and those of single stages."""
-    return [chart for stage in TRAINED for chart in _stage(run, stage)]
+    return [chart for stage in FITTED for chart in _stage(run, stage)]
 
 
 def step_log(run: Run, stage: str) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ After training, every worker loads the whole model to score held-out rows; where
 from dataclasses import dataclass
 
 from raytrain.batches import SCORED_AT_ONCE
-from raytrain.settings import CptSettings, DpoSettings, StageSettings
+from raytrain.settings import CptSettings, DpoSettings, DrafterSettings, StageSettings
 from raytrain.shape import ModelShape
 
 GIB = 2**30
@@ -79,7 +79,10 @@ def footprint(shape: ModelShape, settings: StageSettings, batch: Batch, *, on_gp
 
 
 def trained_parameters(shape: ModelShape, settings: StageSettings) -> int:
-    """How many parameters have gradients: the adapters', those of the blocks that expansion added, or all."""
+    """How many parameters have gradients: the adapters', those of the blocks that expansion added, a drafter's, or
+    all."""
+    if isinstance(settings, DrafterSettings):
+        return shape.drafter
     if settings.lora:
         return shape.adapters(settings.lora.rank, settings.lora.targets)
     if isinstance(settings, CptSettings) and settings.train == "new_blocks":
@@ -89,13 +92,17 @@ def trained_parameters(shape: ModelShape, settings: StageSettings) -> int:
 
 def _states(shape: ModelShape, settings: StageSettings) -> dict[str, float]:
     worker, trained = settings.worker, trained_parameters(shape, settings)
-    size, shards = _size(settings), worker.workers
-    held = size * (shape.parameters + (trained if settings.lora else 0))
-    weights = held / shards + _gathered(shape, settings) if worker.zero_stage == 3 else held
+    held = _size(settings) * (shape.parameters + (trained if settings.lora else 0))
+    weights = held / worker.workers + _gathered(shape, settings) if worker.zero_stage == 3 else held
+    return {"weights": weights, **optimizer_states(settings, trained)}
+
+
+def optimizer_states(settings: StageSettings, trained: int) -> dict[str, float]:
+    """Bytes by part of what `trained` parameters need beside themselves."""
+    worker, size = settings.worker, _size(settings)
     return {
-        "weights": weights,
-        "gradients": size * trained / (shards if worker.zero_stage >= 2 else 1),
-        "optimizer": 16 * trained / shards,
+        "gradients": size * trained / (worker.workers if worker.zero_stage >= 2 else 1),
+        "optimizer": 16 * trained / worker.workers,
         "buckets": (size + 4) * min(trained, BUCKET),
     }
 

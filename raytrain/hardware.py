@@ -22,7 +22,7 @@ CPU_ATTENTION, GPU_ATTENTION = "grouped_products", "fused"
 SHIPPED = Path(__file__).parents[1] / "configs" / "hardware"
 INTERFACES = Path("/sys/class/infiniband")
 
-StageName = Literal["cpt", "sft", "dpo"]
+StageName = Literal["cpt", "sft", "dpo", "drafter"]
 TRAINING: tuple[StageName, ...] = get_args(StageName)
 
 

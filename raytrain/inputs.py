@@ -36,7 +36,9 @@ class Stage:
     the run has them. `units` are those of what is measured of the stage's own pairs or rows.
 
     `arrange(set, rows, tokenizer, settings, seed)` says what is trained on or measured in place of a set: itself, or
-    others by name.
+    others by name. `folder` is where its corpus lies in the run, by default corpora/<name>; `general` says whether
+    general rows are looked at, `trains` what is trained where it is no adapter. `ready(run, job)` is called before
+    workers are started, with the rows in place.
     """
 
     name: str
@@ -44,14 +46,18 @@ class Stage:
     beside: Mapping[str, tuple[str, Tokenise]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=lambda: UNITS)
     arrange: Arrange = lambda name, rows, tokenizer, settings, seed: {name: rows}
+    folder: str | None = None
+    general: bool = True
+    trains: str = "all weights"
+    ready: Callable[[Run, Job], None] = lambda run, job: None
 
 
 def corpora(run: Run, stage: Stage) -> dict[str, tuple[Path, Tokenise]]:
     """The files that the stage reads by set, and how each becomes token rows."""
-    folder = run.root / "corpora"
-    own = {name: (folder / stage.name / f"{name}.parquet", stage.tokenise) for name in (TRAIN, HELDOUT)}
-    optional = {PUBLIC_HELDOUT: (f"{stage.name}/{PUBLIC_HELDOUT}.parquet", stage.tokenise), **stage.beside}
-    return own | {name: (folder / f, how) for name, (f, how) in optional.items() if (folder / f).is_file()}
+    folder = run.root / (stage.folder or f"corpora/{stage.name}")
+    files = {name: (folder / f"{name}.parquet", stage.tokenise) for name in (TRAIN, HELDOUT, PUBLIC_HELDOUT)}
+    files |= {name: (run.root / "corpora" / file, how) for name, (file, how) in stage.beside.items()}
+    return {name: one for name, one in files.items() if name in (TRAIN, HELDOUT) or one[0].is_file()}
 
 
 def prepare(run: Run, stage: Stage, job: Job) -> None:
@@ -86,7 +92,8 @@ def _tokenise(run: Run, stage: Stage, job: Job, target: Path) -> None:
                 rows = rows.take(sorted(int(i) for i in draw))
             for part, arranged in stage.arrange(name, rows, tokenizer, settings, job.seed).items():
                 arranged.save(folder / part)
-        general_rows(tokenizer, GENERAL_ROWS, settings.max_length).save(folder / GENERAL)
+        if stage.general:
+            general_rows(tokenizer, GENERAL_ROWS, settings.max_length).save(folder / GENERAL)
         atomic_write_text(folder / LENGTHS, json.dumps(lengths))
 
 

@@ -1,10 +1,11 @@
 """What the driver tells every worker of a training stage, and where things stand in its work folder.
 
 Imports nothing heavy: the driver makes it, the workers read it. Work folder: rows/<set> (tokenised rows), ray/
-(checkpoints), stop (left by a driver that was told to stop), notes.txt (what the workers have to say to the user),
-trained/ (the trained model, adapters merged) with trained.json beside it (written last: what it stands for is whole),
-merged/ (trained/ merged with the start, where that is asked for) and result-<digest>.json (written after it). rows,
-trained and the step log stay after the stage, so that another merge needs no training.
+(checkpoints), untrained/ (a drafter as it begins), stop (left by a driver that was told to stop), notes.txt (what the
+workers have to say to the user), trained/ (the trained model, adapters merged) with trained.json beside it (written
+last: what it stands for is whole), merged/ (trained/ merged with the start, where that is asked for) and
+result-<digest>.json (written after it). rows, trained and the step log stay after the stage, so that another merge
+needs no training.
 """
 
 import os
@@ -20,6 +21,7 @@ from raytrain.settings import StageSettings
 
 TRAIN, HELDOUT, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL = "train", "heldout", "public_heldout", "sft_heldout", "general"
 HELDOUT_BARE = "heldout_without_context"
+DRAFTER = "drafter"  # the stage whose model is no language model
 CHECKPOINTS = "ray"
 SETS = (TRAIN, HELDOUT, HELDOUT_BARE, PUBLIC_HELDOUT, SFT_HELDOUT, GENERAL)
 
@@ -53,6 +55,16 @@ class Job:
     @property
     def trained(self) -> Path:
         return self.work / "trained"
+
+    @property
+    def untrained(self) -> Path:
+        """The drafter before training, made by the driver."""
+        return self.work / "untrained"
+
+    @property
+    def begin(self) -> Path:
+        """The model that is trained, before training: a drafter's own beginning, else the start."""
+        return self.untrained if self.stage == DRAFTER else self.start
 
     @property
     def finished(self) -> Path:

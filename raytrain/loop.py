@@ -29,9 +29,8 @@ from raytrain.folders import copy_tokenizer
 from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN, Job
 from raytrain.merge import merge_adapter
 from raytrain.meter import meter_of
-from raytrain.objectives import OBJECTIVES, Measure, Objective, loss_sums
+from raytrain.objectives import Measure, Objective, objective_of
 from raytrain.packing import PackedCollator
-from raytrain.reference import load_for_scoring, load_model
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
 from raytrain.settings import MergeSettings
@@ -52,7 +51,7 @@ def train(job: Job) -> dict[str, Any]:
     attention.register()
     if job.placement.device == "cpu":
         skip_shared_memory_op()
-    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    objective, stopping = objective_of(job), StopWhenTold(job.stop, job.note)
     objective.before(job)
     stopped = {} if job.finished.is_file() else _fit(job, objective, stopping)
     if stopped:
@@ -75,7 +74,7 @@ def try_merges(job: Job, merges: Sequence[MergeSettings], results: Path) -> dict
     """
     prepare_process(job.placement)
     attention.register()
-    objective, stopping = OBJECTIVES[job.stage], StopWhenTold(job.stop, job.note)
+    objective, stopping = objective_of(job), StopWhenTold(job.stop, job.note)
     objective.before(job)
     for done, merge in enumerate(merges):
         file = results / file_name(merge)
@@ -111,7 +110,7 @@ def _fit(job: Job, objective: Objective, stopping: StopWhenTold) -> dict[str, An
     _save(trainer, job)
     steps, scores = trainer.state.global_step, {}
     del trainer  # its optimizer leaves the memory to the scoring
-    for name, folder in (("start", job.start), ("end", job.trained)):
+    for name, folder in (("start", job.begin), ("end", job.trained)):
         if stopping.told():
             return {"stopped": stopping.why, "step": steps}
         scores[name] = score_folder(job, objective, folder)
@@ -145,13 +144,14 @@ def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTol
         callbacks=[report, log, stopping],
     )
     trainer.remove_callback(PrinterCallback)
+    objective.equip(trainer, job)
     return trainer
 
 
 def _model(job: Job, objective: Objective) -> Any:
     set_seed(job.seed)
     lora = job.settings.lora
-    model = load_model(job.start, job.placement)
+    model = objective.build(job)
     objective.prepare(model)
     objective.freeze(model, job)
     if lora is None:
@@ -235,10 +235,10 @@ def _save(trainer: Any, job: Job) -> None:
 @torch.no_grad()
 def score_folder(job: Job, objective: Objective, folder: Path) -> dict[str, Measured]:
     """What is measured of the model in `folder`, by held-out set; every rank takes its share and has the whole."""
-    model = load_for_scoring(folder, job.placement)
+    model = objective.load(folder, job.placement)
     heldout = {name: TokenRows.load(path) for name, path in job.sets.items() if name != TRAIN}
     measures = dict.fromkeys((HELDOUT, HELDOUT_BARE), objective.measure)
-    return {name: _score(model, rows, job, measures.get(name, loss_sums)) for name, rows in heldout.items()}
+    return {name: _score(model, rows, job, measures.get(name, objective.others)) for name, rows in heldout.items()}
 
 
 def _score(model: PreTrainedModel, rows: TokenRows, job: Job, measure: Measure) -> Measured:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from raytrain.data import TokenRows
 from raytrain.footprint import trained_parameters
 from raytrain.job import Job
-from raytrain.settings import DpoSettings, StageSettings
+from raytrain.settings import DpoSettings, DrafterSettings, StageSettings
 from raytrain.shape import ModelShape, ShapeError, read_shape
 
 
@@ -32,8 +32,9 @@ class Meter:
 
 
 def meter_of(job: Job, rows: TokenRows) -> Meter | None:
-    """A meter for training on these rows; None where the devices' peak or the model's shape is not known."""
-    if not job.placement.peak_flops:
+    """A meter for training on these rows; None where the devices' peak or the model's shape is not known, and for a
+    drafter, most of whose arithmetic is the student's."""
+    if not job.placement.peak_flops or isinstance(job.settings, DrafterSettings):
         return None
     try:
         shape = read_shape(job.start)

@@ -6,6 +6,7 @@ Scores are sums by group, so that ranks and sets add up: {group: [sum, count]} f
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from trl.trainer.sft_config import SFTConfig
 from raytrain.batches import Collator, Share, in_order
 from raytrain.data import TokenRows
 from raytrain.expand import new_blocks
-from raytrain.job import Job
+from raytrain.hardware import Placement
+from raytrain.job import DRAFTER, Job
 from raytrain.positions import by_position
 from raytrain.preference import (
     PreferenceTrainer,
@@ -25,32 +27,12 @@ from raytrain.preference import (
     preference_collator,
     preference_fields,
 )
+from raytrain.reference import load_for_scoring, load_model
 from raytrain.settings import CptSettings
 from raytrain.trainer import CompletionTrainer, losses_of, score_completions
 
 Sums = dict[str, torch.Tensor]
 Measure = Callable[[PreTrainedModel, TokenRows, Job, Share], Sums]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One stage's part of the loop.
-
-    `before` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
-    `fields` what it is told beyond what every stage is told. `prepare` changes a loaded model before adapters are put
-    on, `freeze` leaves out weights that are not trained; `measure` looks at the held-out rows of the stage's own corpus
-    (other sets are measured by their loss) and returns, for this rank's share of the batches, the sums
-    [number of groups, 2] (total, count) of each measure.
-    """
-
-    trainer: type[Any]
-    config: type[Any]
-    fields: Callable[[Job], dict[str, Any]]
-    collator: Callable[[Job, TokenRows, int], Any]
-    measure: Measure
-    prepare: Callable[[PreTrainedModel], None] = lambda model: None
-    before: Callable[[Job], None] = lambda job: None
-    freeze: Callable[[PreTrainedModel, Job], None] = lambda model, job: None
 
 
 def row_losses(
@@ -69,6 +51,32 @@ def loss_sums(model: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -
         sums[number, 0] += losses.sum()
         sums[number, 1] += len(losses)
     return {"loss": sums}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One stage's part of the loop.
+
+    `before` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
+    `fields` what it is told beyond what every stage is told; `equip` gives the made trainer what its arguments cannot.
+    `build` loads the model that is trained (None: the job's start), `prepare` changes it before adapters are put on,
+    `freeze` leaves out weights that are not trained. `load` loads one for looking only. `measure` looks at the held-out
+    rows of the stage's own corpus, `others` at those of other sets; they return, for this rank's share of the batches,
+    the sums [number of groups, 2] (total, count) of each measure.
+    """
+
+    trainer: type[Any]
+    config: type[Any]
+    fields: Callable[[Job], dict[str, Any]]
+    collator: Callable[[Job, TokenRows, int], Any]
+    measure: Measure
+    prepare: Callable[[PreTrainedModel], None] = lambda model: None
+    before: Callable[[Job], None] = lambda job: None
+    freeze: Callable[[PreTrainedModel, Job], None] = lambda model, job: None
+    build: Callable[[Job], PreTrainedModel] = lambda job: load_model(job.start, job.placement)
+    equip: Callable[[Any, Job], None] = lambda trainer, job: None
+    load: Callable[[Path, Placement], PreTrainedModel] = load_for_scoring
+    others: Measure = loss_sums
 
 
 def freeze_old_blocks(model: PreTrainedModel, job: Job) -> None:
@@ -104,3 +112,12 @@ OBJECTIVES = {
     "sft": COMPLETIONS,
     "dpo": PREFERENCES,
 }
+
+
+def objective_of(job: Job) -> Objective:
+    """The objective of a job's stage; what only the drafter needs is imported for it alone."""
+    if job.stage == DRAFTER:
+        from raytrain.drafter.training import DRAFTS
+
+        return DRAFTS
+    return OBJECTIVES[job.stage]

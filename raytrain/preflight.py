@@ -13,10 +13,11 @@ from agentmill.errors import UserError
 from agentmill.log import say
 from raytrain.batches import Plan
 from raytrain.data import TokenRows
+from raytrain.drafter.footprint import draft_footprint
 from raytrain.footprint import Batch, Footprint, footprint, scoring
 from raytrain.hardware import HardwareSettings, host_memory_gib, memory_of_worker
 from raytrain.job import Job
-from raytrain.settings import CptSettings, DpoSettings, LoraSettings, StageSettings
+from raytrain.settings import CptSettings, DpoSettings, DrafterSettings, LoraSettings, StageSettings
 from raytrain.shape import ModelShape, ShapeError, read_shape
 
 CONTEXT_GIB = 1.5  # CUDA's context and NCCL's buffers, which torch does not count
@@ -90,7 +91,10 @@ def weigh(
 ) -> Verdict:
     """Compare what the stage takes with what the hardware has."""
     workers = settings.worker.workers
-    taken, later = footprint(shape, settings, batch, on_gpu=on_gpu), scoring(shape, settings, batch)
+    if isinstance(settings, DrafterSettings):
+        taken, later = draft_footprint(shape, settings, batch, on_gpu=on_gpu), dict[str, float]()
+    else:
+        taken, later = footprint(shape, settings, batch, on_gpu=on_gpu), scoring(shape, settings, batch)
     parts = taken.device if taken.total >= sum(later.values()) else later
     name, own = ("context", CONTEXT_GIB) if on_gpu else ("process", PROCESS_GIB)
     memory = memory_of_worker(hardware, workers, on_gpu=on_gpu)
@@ -168,9 +172,10 @@ def _changes(
 def _steps(shape: ModelShape, settings: StageSettings, *, on_gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """What can be changed without other hardware, the least costly first."""
     worker = settings.worker
-    if not worker.gradient_checkpointing:
+    drafts = isinstance(settings, DrafterSettings)
+    if not worker.gradient_checkpointing and not drafts:
         yield "worker.gradient_checkpointing=true", {"worker": {"gradient_checkpointing": True}}
-    for stage in range(worker.zero_stage + 1, 4):
+    for stage in range(worker.zero_stage + 1, 3 if drafts else 4):
         if worker.workers > 1:
             yield f"worker.zero_stage={stage}", {"worker": {"zero_stage": stage}}
     if settings.tokens_per_batch > settings.least_tokens:
@@ -178,14 +183,14 @@ def _steps(shape: ModelShape, settings: StageSettings, *, on_gpu: bool) -> Itera
         yield f"tokens_per_batch={tokens}", {"tokens_per_batch": tokens}
     if isinstance(settings, DpoSettings) and not settings.precompute_reference:
         yield "precompute_reference=true", {"precompute_reference": True}
-    if on_gpu and worker.offload == "none":
+    if on_gpu and worker.offload == "none" and not drafts:
         yield "worker.offload=optimizer", {"worker": {"offload": "optimizer"}}
-    if on_gpu and worker.offload != "parameters":
+    if on_gpu and worker.offload != "parameters" and not drafts:
         both = {"zero_stage": 3, "offload": "parameters"}
         yield "worker.zero_stage=3 with worker.offload=parameters", {"worker": both}
     if isinstance(settings, CptSettings) and shape.added and settings.train == "all":
         yield "train=new_blocks", {"train": "new_blocks"}
-    if settings.lora is None:
+    if settings.lora is None and not drafts:
         yield "lora={}", {"lora": LoraSettings()}
     if not on_gpu and worker.workers > 1:
         yield "worker.workers=1", {"worker": {"workers": 1}}

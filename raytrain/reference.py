@@ -35,7 +35,7 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
 
 def load_for_scoring(folder: Path, placement: Placement) -> PreTrainedModel:
     """The model in `folder`, on this worker's device, for looking only."""
-    return load_model(folder, placement).eval().to(_device(placement))
+    return load_model(folder, placement).eval().to(device_of(placement))
 
 
 def reference_file(job: Job, name: str) -> Path:
@@ -73,7 +73,8 @@ def log_probabilities(model: PreTrainedModel, rows: TokenRows, plan: Plan) -> di
     return {row: -float(losses.sum()) for row, losses in losses_of(model, rows, plan)}
 
 
-def _device(placement: Placement) -> torch.device:
+def device_of(placement: Placement) -> torch.device:
+    """This worker's device."""
     return torch.device("cuda", torch.cuda.current_device()) if placement.device == "gpu" else torch.device("cpu")
 
 
@@ -82,7 +83,7 @@ def _known(job: Job, name: str, count: int) -> torch.Tensor:
     values, file = torch.full((count,), float("nan")), reference_file(job, name)
     if _rank() == 0 and file.is_file():
         values = torch.from_numpy(np.load(file))
-    values = values.to(_device(job.placement))
+    values = values.to(device_of(job.placement))
     torch.distributed.broadcast(values, src=0)
     return values
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from agentmill.config import Strict
 
 Overflow = Literal["drop", "error", "split"]
+Source = Literal["combined", "synthetic", "external"]
 
 
 class WorkerSettings(Strict):
@@ -270,5 +271,48 @@ class DpoSettings(StageSettings):
             raise ValueError(
                 "packing=true is not for pairs: both sides of a pair lie in one batch, which packing would tear apart; "
                 "set packing=false"
+            )
+        return self
+
+
+class DrafterSettings(StageSettings):
+    """An EAGLE-3 drafter (arXiv 2503.01840) for the newest model, trained on answers that this model gave itself.
+
+    `draft_tokens` are guessed at a time, as many as there are steps of training-time test; a step's loss weighs
+    `step_decay` times that of the one before. `source` says whose prompts: `synthetic` (the simulated conversations),
+    `external` (`data.public`) or `combined`, in the shares of `corpora.mixture.drafter`. `vocabulary` is the share of
+    the answers' tokens that the drafter's own vocabulary must cover. `layers` are those of the student whose states it
+    sees (state i goes into layer i), by default a low, a middle and a high one; vLLM takes three. Every
+    `check_every_steps` steps held-out acceptance is measured, and training stops when it has not risen for `patience`
+    checks; null never does. `begin` says what its layer does before it is trained: copy (see raytrain.drafter.copying)
+    or nothing yet. `contract` loads the untrained drafter in the serving engine before a long training begins.
+    """
+
+    OPERATIONAL: ClassVar[frozenset[str]] = StageSettings.OPERATIONAL | {"contract"}
+
+    lora: None = None
+    merge: None = None
+    packing: Literal[True] = True
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    epochs: Annotated[int, Field(ge=1)] = 3
+    draft_tokens: Annotated[int, Field(ge=1, le=16)] = 3
+    step_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    loss: Literal["kl_div", "ce", "tv", "nla", "lk_hybrid"] = "kl_div"
+    source: Source = "combined"
+    vocabulary: Annotated[float, Field(gt=0, le=1)] = 0.9999
+    layers: tuple[int, int, int] | None = None
+    begin: Literal["copying", "random"] = "copying"
+    check_every_steps: Annotated[int, Field(ge=1)] = 200
+    patience: Annotated[int, Field(ge=1)] | None = 3
+    contract: bool = True
+
+    @model_validator(mode="after")
+    def _held_whole(self) -> "DrafterSettings":
+        if self.worker.zero_stage == 3 or self.worker.offload != "none" or self.worker.gradient_checkpointing:
+            raise ValueError(
+                "a drafter is one layer, held whole by every worker beside the student: set worker.zero_stage to 1 or "
+                "2, worker.offload=none and worker.gradient_checkpointing=false"
             )
         return self

@@ -76,6 +76,13 @@ class ModelShape:
         sizes = [sum(size) for name, size in self.linears.items() if isinstance(targets, str) or name in targets]
         return self.layers * rank * sum(sizes)
 
+    @property
+    def drafter(self) -> int:
+        """Parameters that are trained of an EAGLE-3 drafter for this model: the projection of three states, one layer
+        whose attention reads twice the width, and its norms."""
+        wider = self.hidden * (self.query + 2 * self.keys)
+        return 3 * self.hidden**2 + self.layer_matrix + wider + 4 * self.hidden
+
     def expanded(self, every: int) -> "ModelShape":
         """The shape after block expansion: one new layer after every `every`."""
         more = self.layers // every

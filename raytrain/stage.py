@@ -34,6 +34,7 @@ from raytrain.tracking import tracked
 from raytrain.worker import launch, watched
 
 BEGUN = "begun.json"
+OVER_ALL = ("pairs/", "draft/")  # what a stage's trainer logs over all groups
 COLUMNS = {
     "lr": "learning_rate",
     "grad": "grad_norm",
@@ -66,7 +67,8 @@ def train_stage(
     prepare(run, stage, job)
     started = time.monotonic()
     if not job.result.is_file():
-        _train(run, job, site)
+        stage.ready(run, job)
+        _train(run, stage, job, site)
     result = json.loads(job.result.read_text(encoding="utf-8"))
     publish(job.model, target, manifest(job, result))
     record(run, stage, job, result)
@@ -81,7 +83,8 @@ def job_of(run: Run, stage: Stage, settings: StageSettings, start: str, seed: in
     begin = run.root / "models" / start
     targets = check_targets(begin, settings.lora.targets) if settings.lora else ()
     inputs = {name: digest_path(file) for name, (file, _) in corpora(run, stage).items()}
-    code = [digest_path(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
+    package = Path(__file__).parent
+    code = [digest_path(file) for place in (package, package / stage.name) for file in sorted(place.glob("*.py"))]
     deciding = settings.deciding()
     merge = deciding.pop("merge")
     training = digest_json(
@@ -127,7 +130,7 @@ def _clear_work(job: Job) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _train(run: Run, job: Job, site: Site) -> None:
+def _train(run: Run, stage: Stage, job: Job, site: Site) -> None:
     if job.finished.is_file():
         _publish_again(job)
         return
@@ -140,7 +143,7 @@ def _train(run: Run, job: Job, site: Site) -> None:
     else:
         beside = f"{1 - sum(tokens) / padded_tokens(rows.item_costs, plan):.1%} padding beside them"
     worker, lora = job.settings.worker, job.settings.lora
-    what = f"LoRA rank {lora.rank} on {', '.join(job.targets)}" if lora else "all weights"
+    what = f"LoRA rank {lora.rank} on {', '.join(job.targets)}" if lora else stage.trains
     say(
         job.stage,
         f"{len(tokens)} steps of about {sum(tokens) // len(tokens):,} tokens ({beside}), "
@@ -194,6 +197,6 @@ def _last_step(log: Path) -> tuple[int, dict[str, object]]:
     if not rows:
         return 0, {}
     last = rows[-1]
-    own = {key.removeprefix("pairs/"): value for key, value in last.items() if key.startswith("pairs/")}
+    own = {key.partition("/")[2]: value for key, value in last.items() if key.startswith(OVER_ALL)}
     columns = {name: last[key] for name, key in COLUMNS.items() if last.get(key) is not None}
     return int(last["step"]), {"loss": last["loss"], **own, **columns}

@@ -2,7 +2,8 @@
 
 A drafter predicts the very model that it drafts for, so responses by anyone else teach it the wrong distribution. The
 corpus holds prompts with an empty completion and the status `open`; `regenerate` fills them from any ChatModel.
-Invariant: a row whose model did not answer keeps its prompt, has the status `error` and says why.
+Invariant: a row whose model did not answer, or did not come to an end, keeps its prompt, has the status `error` and
+says why.
 """
 
 import asyncio
@@ -57,7 +58,12 @@ async def _regenerated(row: Row, model: ChatModel, sampling: Sampling, attempts:
             if not error.retryable:
                 break
             continue
-        if reply.text.strip():
+        if reply.finish_reason == "length":
+            problem = f"the response did not end within {sampling.max_tokens} tokens"
+            if sampling.temperature == 0:
+                break
+        elif reply.text.strip():
             return {**row, "completion": assistant(reply.text), "status": "ok", "error": "", "model": reply.model}
-        problem = "the model gave an empty response"
+        else:
+            problem = "the model gave an empty response"
     return {**row, "status": "error", "error": problem}

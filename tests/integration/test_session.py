@@ -14,7 +14,7 @@ import pytest
 from agentmill import lineage
 from agentmill.lineage import MemoryShortage
 from cluster import session
-from cluster.session import ray_session, stop_recorded
+from cluster.session import RayNotStarted, ray_session, stop_recorded
 
 DRIVER = """
 import sys, time
@@ -91,3 +91,14 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     session.prepare_environment()
     assert os.environ["VLLM_LOGGING_LEVEL"] == "INFO"
     assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_ray_that_does_not_come_up_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RayNotStarted, match="close other programs"), ray_session():
+        pass

@@ -222,20 +222,20 @@ def test_too_little_memory_is_told_before_the_stage_starts(line: Line, monkeypat
     assert line.done == []
 
 
-WHOLE = RunConfig.model_validate({"expand": {}, "cpt": {}, "dpo": {}})
+WHOLE = RunConfig.model_validate({"expand": {}, "cpt": {}, "dpo": {}, "drafter": {}})
 
 
 def test_the_graph_is_in_order_and_owns_its_paths() -> None:
     seen: list[str] = []
     for stage in STAGES:
         assert set(needs_of(stage, WHOLE)) <= set(seen)
-        assert set(needs_of(stage, RunConfig())) <= set(seen) - set(chain.OPTIONAL)
+        assert set(needs_of(stage, RunConfig())) <= set(seen) - set(chain.SWITCHED_BY)
         seen.append(stage.name)
     owned = [path for stage in STAGES for path in stage.owns]
     assert len(owned) == len(set(owned))
     prefixes = [prefix for stage in STAGES for prefix in stage.figures]
     assert len(prefixes) == len(set(prefixes))
-    assert seen == ("simulate gate refine corpora base expand cpt sft dpo evaluate report".split())
+    assert seen == ("simulate gate refine corpora base expand cpt sft dpo responses drafter evaluate report".split())
 
 
 def test_a_stage_builds_on_the_newest_model_before_it() -> None:
@@ -245,6 +245,8 @@ def test_a_stage_builds_on_the_newest_model_before_it() -> None:
     assert needs(WHOLE, "expand") == ["base"]
     assert needs(WHOLE, "cpt") == ["corpora", "expand"]
     assert needs(WHOLE, "dpo") == ["corpora", "sft"]
+    assert needs(WHOLE, "drafter") == ["responses", "dpo"]
+    assert needs(RunConfig.model_validate({"drafter": {}}), "responses") == ["corpora", "sft"]
     assert needs(RunConfig(), "sft") == ["corpora", "base"]
     assert needs(RunConfig.model_validate({"expand": {}}), "sft") == ["corpora", "expand"]
     assert [name for name in needs(RunConfig(), "evaluate") if name in chain.MADE] == ["base", "sft"]

@@ -1,0 +1,13 @@
+"""EAGLE-3 drafters (arXiv 2503.01840): a small model that guesses the student's next tokens from its hidden states.
+
+Model, losses and file format are speculators'; training them is the worker module of every other stage.
+
+    stage        the driver: a drafter's vocabulary, its folder before training, the contract with the engine, figures
+    model        a drafter made for a student, and read again
+    copying      what its layer does before it is trained
+    states       what it sees: hidden states of chosen layers of the frozen student, computed online
+    attention    its attention on the CPU, document by document
+    training     the trainer, and the early stop
+    acceptance   how many drafted tokens the student would accept, computed from one forward pass
+    contract     whether the serving engine takes it
+"""

@@ -1,0 +1,90 @@
+"""How many drafted tokens the student accepts, by agent and place in the draft, without an engine.
+
+The student's answers are its own greedy ones, so that a draft is accepted as far as it says what they say. At each step
+of training-time test the drafter is given the true tokens before; where its guesses so far were right these are its
+own, so one forward pass tells for every position how many of the tokens drafted there would be accepted. An answer is
+then walked through as an engine does: draft, accept a of them, take one token of the student's, go on after it.
+
+MGL, the mean generated length, is 1 + accepted / drafts, vLLM's own definition. What is drafted past the end of an
+answer is not accepted here; vLLM counts it where it happens to agree.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from raytrain.batches import Share
+from raytrain.data import TokenRows
+from raytrain.drafter.model import drafter_settings, student_of
+from raytrain.drafter.states import draft_inputs, student_states
+from raytrain.job import Job
+from raytrain.packing import PackedCollator, best_fit
+
+ACCEPTED = "accepted_at_"
+
+
+def acceptance_sums(drafter: PreTrainedModel, rows: TokenRows, job: Job, share: Share) -> dict[str, torch.Tensor]:
+    """For each place in a draft, `accepted_at_<place>` from 1 on: [agents, 2], drafts accepted as far as that place and
+    drafts made, in the order of `sorted(set(rows.groups))`, of this rank's share of the rows."""
+    import numpy as np
+
+    names, places = sorted(set(rows.groups)), drafter_settings(job).draft_tokens
+    sums = torch.zeros(places, len(names), 2, dtype=torch.float64)
+    packs = best_fit(rows.lengths, np.arange(len(rows)), job.settings.tokens_per_batch)
+    for pack in share(packs):
+        for row, lengths in zip(pack, _accepted(drafter, rows, job, pack), strict=True):
+            for place in range(places):
+                sums[place, names.index(rows.groups[row])] += torch.tensor(
+                    [sum(length > place for length in lengths), len(lengths)], dtype=torch.float64
+                )
+    device = drafter.device
+    return {f"{ACCEPTED}{place + 1}": sums[place].to(device) for place in range(places)}
+
+
+def mgl(measured: Mapping[str, Sequence[float]]) -> tuple[float, int]:
+    """Mean generated length and the number of drafts, from {accepted_at_<place>: [accepted, drafts]}."""
+    drafts = next(iter(measured.values()))[1]
+    accepted = sum(total for name, (total, _) in measured.items() if name.startswith(ACCEPTED))
+    return (1 + accepted / drafts if drafts else 1.0), int(drafts)
+
+
+@torch.no_grad()
+def _accepted(drafter: PreTrainedModel, rows: TokenRows, job: Job, pack: list[int]) -> list[list[int]]:
+    """For each row of a pack, how many tokens of each draft were accepted."""
+    student = student_of(drafter, job.placement)
+    row = {
+        name: value.to(student.device) if isinstance(value, torch.Tensor) else value
+        for name, value in PackedCollator(rows, 0).tensors(pack).items()
+    }
+    inputs = draft_inputs(row, student_states(student, drafter.target_layer_ids, row))
+    inputs.pop("verifier_last_hidden_states")
+    places = drafter_settings(job).draft_tokens
+    guesses = torch.cat(drafter(**inputs, ttt_steps=places))
+    if drafter.d2t is not None:
+        guesses = guesses + drafter.d2t[guesses]
+    right = torch.zeros_like(guesses, dtype=torch.bool)  # [places, positions]
+    ids = row["input_ids"][0]
+    for place in range(places):
+        known = len(ids) - 2 - place
+        right[place, :known] = guesses[place, :known] == ids[2 + place :]
+    reached = right.cumprod(dim=0).sum(dim=0).tolist()
+    bounds = row["cu_seq_lens_q"].tolist()
+    return [
+        walk(reached, begin, end, begin + int(rows.starts[index]))
+        for begin, end, index in zip(bounds, bounds[1:], pack, strict=False)
+    ]
+
+
+def walk(reached: Sequence[int], begin: int, end: int, start: int) -> list[int]:
+    """The drafts of one answer: how many tokens of each were accepted.
+
+    The answer stands at `start` to `end` of a packed row, its document begins at `begin`; `reached[t]` says how many of
+    the tokens t + 2, t + 3, ... are guessed right in a row at position t.
+    """
+    accepted, position = [], max(start - 1, begin)
+    while position + 2 < end:
+        count = min(reached[position], end - 2 - position)
+        accepted.append(count)
+        position += count + 1
+    return accepted
