@@ -18,7 +18,14 @@ TRAINED = ("cpt", "sft", "dpo")
 FITTED = (*TRAINED, "drafter")  # all that train on Ray and leave a step log
 SAME_FUNCTION = {"expanded"}  # computes what the model before it computes, until it is trained
 # stage -> the settings that are null where it is left out
-SWITCHED_BY = {"expand": "expand", "cpt": "cpt", "dpo": "dpo", "responses": "drafter", "drafter": "drafter"}
+SWITCHED_BY = {
+    "expand": "expand",
+    "cpt": "cpt",
+    "dpo": "dpo",
+    "responses": "drafter",
+    "drafter": "drafter",
+    "quantize": "quantize",
+}
 
 
 def left_out(config: "RunConfig", stage: str) -> bool:

@@ -127,6 +127,13 @@ def _drafter(run: Run, config: RunConfig) -> None:
     stage.run(run, config.drafter, start=chain.newest(config), seed=config.seed, site=_site(config))
 
 
+def _quantize(run: Run, config: RunConfig) -> None:
+    from raytrain.quantize import stage
+
+    assert config.quantize is not None
+    stage.run(run, config.quantize, start=chain.newest(config))
+
+
 def _evaluate(run: Run, config: RunConfig) -> None:
     from cluster import evaluation
 
@@ -282,6 +289,17 @@ STAGES: tuple[Stage, ...] = (
         "a drafter learns what the small model says next (EAGLE-3, Ray Train)",
         _drafter,
         corpus="responses",
+    ),
+    Stage(
+        name="quantize",
+        does="the small model in 8 bits (llm-compressor)",
+        run=_quantize,
+        settings=lambda c: {"quantize": c.quantize.model_dump(mode="json") if c.quantize is not None else None},
+        needs=("corpora", MODEL),
+        sources=("agentmill.runs", "raytrain"),
+        owns=("models/quantized", "checkpoints/quantize"),
+        figures=("quantize",),
+        memory_gib=2.0,
     ),
     Stage(
         name="evaluate",
