@@ -313,7 +313,7 @@ STAGES: tuple[Stage, ...] = (
             **engine_inputs(c.engines, c.simulate.teacher),
             "shadow_share": c.gate.shadow_share,
         },
-        needs=("simulate", "gate", "corpora", *chain.MADE),
+        needs=("simulate", "gate", "corpora", *chain.MADE, "drafter", "quantize"),
         sources=("agentmill", "simulation", "rayserve", "cluster.evaluation"),
         owns=("evaluate",),
         figures=("evaluate",),
@@ -324,7 +324,7 @@ STAGES: tuple[Stage, ...] = (
         does="everything that was measured, on one page",
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
-        needs=("simulate", "gate", "refine", "corpora", *chain.MADE, "evaluate"),
+        needs=("simulate", "gate", "refine", "corpora", *chain.MADE, "drafter", "quantize", "evaluate"),
         sources=(
             "cluster.report",
             "cluster.charts",
