@@ -1,8 +1,8 @@
 """The models of a run side by side: one table for the terminal, the report and the README, all from recorded figures.
 
-A column is a model that was evaluated, in the order of the chain, variants after it, the teacher last; a row is a measure. Losses were
-measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same for all. A sign
-behind a value says that the model differs from the one in the column before it by more than chance (see
+A column is a model that was evaluated, in the order of the chain, variants after it, the teacher last; a row is a
+measure. Losses were measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same
+for all. A sign behind a value says that the model differs from the one in the column before it by more than chance (see
 simulation.paired). Invariant: nothing is computed here.
 """
 
