@@ -87,7 +87,7 @@ def test_the_newest_model_is_served_in_8_bits_and_with_its_drafter(tmp_path: Pat
     assert chain.variants(configured(quantize={})) == ["quantized"]
     named = {"models": ["drafted", "sft"]}
     assert chain.evaluated(configured(drafter={}, evaluate=named)) == ["sft", "drafted"]
-    with pytest.raises(ConfigError, match="drafted is no model of this run; .*it makes base, sft, quantized"):
+    with pytest.raises(ConfigError, match=r"drafted is no model of this run; .*it makes base, sft, quantized"):
         configured(quantize={}, evaluate=named)
     run = made(tmp_path / "one", fast, "base", "sft", "quantized", "drafter")
     settings, folder = settings_for(run, None, [], None, "drafted_quantized")
