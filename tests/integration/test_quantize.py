@@ -1,8 +1,6 @@
 """The stage quantize on a local Ray, for the shipped base: INT8 here, and the serving engine answers with it."""
 
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,30 +9,19 @@ import ray
 
 from agentmill.errors import UserError
 from agentmill.runs import Run
-from raytrain.base.tasks import sample
 from raytrain.folders import read_manifest
 from raytrain.quantize import stage
 from raytrain.settings import QuantizeSettings
+from tests.practice import practice_rows
 
 SETTINGS = QuantizeSettings(rows=40)
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
-def rows(count: int, seed: int) -> list[dict[str, Any]]:
-    """Practice that the base was made with, which it answers nearly without a fault."""
-    draw, found = Random(seed), []
-    for _ in range(count):
-        system, user, completion = sample(draw)
-        prompt = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        answer = [{"role": "assistant", "content": completion}]
-        found.append({"prompt": prompt, "completion": answer, "agent": "planner", "source": "teacher"})
-    return found
-
-
 def new_run(folder: Path, model: Path) -> Run:
     run = Run.create(folder, {}, "test")
     for corpus, seed in (("calibration/in_domain", 1), ("sft/heldout", 2)):
-        pq.write_table(pa.Table.from_pylist(rows(40, seed)), run.path("corpora", f"{corpus}.parquet"))
+        pq.write_table(pa.Table.from_pylist(practice_rows(40, seed)), run.path("corpora", f"{corpus}.parquet"))
     run.path("models").mkdir(exist_ok=True)
     run.path("models", "base").symlink_to(model, target_is_directory=True)
     return run
@@ -57,7 +44,7 @@ def test_the_base_is_quantised_and_the_engine_answers_with_it(
     assert value["quantize.scheme"] == "int8"
     assert float(value["quantize.quantized_loss"]) < float(value["quantize.bf16_loss"]) + 0.02
     assert read_manifest(run.path("models", "quantized"))["scheme"] == "int8"
-    asked = rows(20, 3)
+    asked = practice_rows(20, 3)
     task = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": ENVIRONMENT})(answers)
     said = ray.get(task.remote(str(run.path("models", "quantized")), [row["prompt"] for row in asked]))
     assert sum(text == row["completion"][0]["content"] for text, row in zip(said, asked, strict=True)) >= 10
