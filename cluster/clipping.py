@@ -8,8 +8,8 @@ ones: what is asked is which values a calibrated range would cut off.
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cluster.charts import Series, curve
 from cluster.config import config_of
 from cluster.runner import lock
 
+PUBLIC = "public"
 SETS = ("public", "in_domain", "mixed")
 STYLES = dict(zip(SETS, ("line", "line second", "line third"), strict=True))
 EDGES = (0, 32, 64, 128, 256, 512, 1024)
@@ -31,10 +32,12 @@ PAPER = {"public": 6.1, "in_domain": 1.4}  # times the mixed set's rate at 2,048
 
 @dataclass(frozen=True)
 class Measured:
-    """Rates by (set, length), how many values each is of, and what was clipped where with the longest sequences."""
+    """Rates by (set, length), how many values each is of, the rates on agents' calls alone, and what was clipped where
+    with the longest sequences."""
 
     rates: dict[tuple[str, int], float]
     values: int
+    on_calls: dict[tuple[str, int], float]
     details: dict[str, Any]
 
     def of(self, name: str) -> dict[int, float]:
@@ -53,7 +56,7 @@ def clip_run(run: Run, model: str | None, lengths: str, sequences: int, rows: in
     with lock(run):
         measured = _measure(run, chain.model_of(run, config_of(run), model), chosen, sequences, rows)
     _record(run, measured)
-    lines = table(measured)
+    lines = [*table(measured), "on agents' calls alone:", *table(replace(measured, rates=measured.on_calls))]
     page = run.path("quantize", "clip.html")
     atomic_write_text(page, _page(run, measured, lines))
     return [*lines, f"the chart is in {page}"]
@@ -75,7 +78,7 @@ def lengths_of(text: str) -> list[int]:
 
 
 def _measure(run: Run, model: str, lengths: Sequence[int], sequences: int, count: int) -> Measured:
-    """The rate of every set and length on the first `count` held-out calls."""
+    """The rate of every set and length on held-out rows, and on the calls among them alone."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -96,13 +99,12 @@ def _measure(run: Run, model: str, lengths: Sequence[int], sequences: int, count
     ranges: dict[str, dict[str, float]] = {}
     sets = _sets(run)
     with progress("clip-rate", len(sets) * len(lengths) + 1, "passes") as bar:
+        test = _test_rows(run, read, count)
         for name, file in sets.items():
             calibration = read(file)
             for length in lengths:
                 ranges[f"{name}@{length}"] = calibrate(loaded, sequences_of(calibration, length, sequences))
                 bar.advance()
-        test = read(run.path("corpora", "sft", "heldout.parquet"))
-        test = test.take(list(range(min(len(test), count))))
         found = count_clipped(loaded, test, ranges, EDGES)
         bar.advance()
     rates = {(name.split("@")[0], int(name.split("@")[1])): one.rate for name, one in found.items()}
@@ -114,7 +116,24 @@ def _measure(run: Run, model: str, lengths: Sequence[int], sequences: int, count
         }
         for name, one in longest.items()
     }
-    return Measured(rates, next(iter(found.values())).values, details)
+    on_calls = {(name.split("@")[0], int(name.split("@")[1])): one.rate_of(PUBLIC) for name, one in found.items()}
+    return Measured(rates, next(iter(found.values())).values, on_calls, details)
+
+
+def _test_rows(run: Run, read: Callable[[Path], Any], count: int) -> Any:
+    """The first `count` held-out calls, and beside them held-out real dialogues in the share that the mixture of the
+    calibration sets has, where the run has some: what customers write is nearer to them than to the simulation."""
+    from raytrain.data import join
+
+    calls = read(run.path("corpora", "sft", "heldout.parquet"))
+    picked = [(*calls.row(index), calls.groups[index]) for index in range(min(len(calls), count))]
+    public = run.path("corpora", "sft", "public_heldout.parquet")
+    if public.is_file():
+        share = config_of(run).corpora.mixture.calibration.public
+        dialogues = read(public)
+        wanted = min(len(dialogues), round(len(picked) * share / (1 - share)))
+        picked += [(*dialogues.row(index), dialogues.groups[index]) for index in range(wanted)]
+    return join(picked)
 
 
 def _sets(run: Run) -> dict[str, Path]:
@@ -151,6 +170,7 @@ def _record(run: Run, measured: Measured) -> None:
     command = command_line()
     for (name, length), rate in measured.rates.items():
         run.record(f"quantize.clip_rate.{name}@{length}", rate, n=measured.values, command=command)
+        run.record(f"quantize.clip_rate_of_calls.{name}@{length}", measured.on_calls[name, length], command=command)
     text = json.dumps(measured.details, indent=2)
     atomic_write_text(run.path("quantize", "clip.json"), text + "\n")
 

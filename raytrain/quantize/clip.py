@@ -37,6 +37,12 @@ class Clipped:
         clipped, total = (sum(column) for column in zip(*self.by_layer.values(), strict=True))
         return clipped / total
 
+    def rate_of(self, left_out: str) -> float:
+        """The rate over all groups but one."""
+        counts = [pair for group, pair in self.by_group.items() if group != left_out]
+        clipped, total = (sum(column) for column in zip(*counts, strict=True))
+        return clipped / total
+
     @property
     def values(self) -> int:
         """How many values were looked at."""
