@@ -52,6 +52,7 @@ def run(run: Run, settings: QuantizeSettings, *, start: str) -> None:
     found = ray.get(task.remote(order))
     publish(out, run.path("models", FOLDER), _manifest(model, settings, scheme))
     mib = sum(file.stat().st_size for file in out.glob("*.safetensors")) / 2**20
+    shutil.rmtree(work)
     run.record(f"{STAGE}.scheme", scheme)
     run.record(f"{STAGE}.seconds", time.monotonic() - began, unit="s")
     run.record(f"{STAGE}.mib", mib, unit="MiB")

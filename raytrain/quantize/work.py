@@ -31,18 +31,22 @@ class Order:
     tokens_per_batch: int
     placement: Placement
 
+    @property
+    def device(self) -> str:
+        """Where the model computes, by torch's name."""
+        return "cuda" if self.placement.device == "gpu" else "cpu"
+
 
 def quantise(order: Order) -> dict[str, float]:
     """Write the quantised model into `order.out`, an empty folder; returns peak_mib, and losses in nats a token by name
     (bf16, quantized) with the number of tokens."""
     import torch
     from llmcompressor import oneshot
-    from transformers import AutoModelForCausalLM
 
     _quieten()
     torch.set_num_threads(order.placement.threads)
     with peak_rise() as risen:
-        model = AutoModelForCausalLM.from_pretrained(order.model, dtype=torch.bfloat16, local_files_only=True)
+        model = load_folder(order.model).to(order.device)
         static = order.scheme == "fp8"
         rows = TokenRows.load(order.calibration)
         oneshot(
@@ -76,7 +80,7 @@ def _loss(folder: Path, order: Order) -> tuple[float, int]:
     from raytrain.batches import in_order
     from raytrain.trainer import losses_of
 
-    model = load_quantised(folder).eval()
+    model = load_folder(folder).eval().to(order.device)
     rows = TokenRows.load(order.heldout)
     with torch.no_grad():
         found = [losses for _, losses in losses_of(model, rows, in_order(rows.lengths, order.tokens_per_batch))]
@@ -84,7 +88,7 @@ def _loss(folder: Path, order: Order) -> tuple[float, int]:
     return float(every.mean()), len(every)
 
 
-def load_quantised(folder: Path) -> Any:
+def load_folder(folder: Path) -> Any:
     """The model of a folder that may be quantised: its weights in bf16 as they come out of 8 bits, activations rounded
     to 8 bits on their way."""
     import torch
