@@ -247,6 +247,23 @@ def bench_adaptation(
     print(f"agentmill figures {run.root} bench.adaptation")
 
 
+@bench_app.command("drafter")
+def bench_drafter(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="a run whose student has answered (stage responses)")],
+    steps: Annotated[int, typer.Option(min=1, help="steps of each training")] = 400,
+    device: DeviceOption = None,
+    folder: FolderOption = None,
+    assignments: SetOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Drafters for one student from external, synthetic and combined data: the mean generated length of each."""
+    from cluster.training_benches import drafters
+
+    with _folder(folder) as place:
+        run = drafters(place, find_run(source, runs), assignments or [], device, steps)
+    print(f"agentmill figures {run.root} drafter")
+
+
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
     """The folder that was asked for, or a temporary one that goes away."""

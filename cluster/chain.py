@@ -2,7 +2,8 @@
 
 A stage whose settings are null is left out, and its model is not in the chain; a model's name is its folder under
 models/ and its place among the figures (`evaluate.<name>`). A drafter is made for the newest model and is none of the
-chain. Invariant: who needs "the newest model" asks here.
+chain; nor is the newest model served otherwise, in 8 bits or with its drafter: a variant. Invariant: who needs "the
+newest model" asks here.
 """
 
 from typing import TYPE_CHECKING
@@ -16,9 +17,18 @@ if TYPE_CHECKING:
 MADE = {"base": "base", "expand": "expanded", "cpt": "cpt", "sft": "sft", "dpo": "dpo"}  # stage -> its model
 TRAINED = ("cpt", "sft", "dpo")
 FITTED = (*TRAINED, "drafter")  # all that train on Ray and leave a step log
+VARIANTS = ("quantized", "drafted", "drafted_quantized")
+QUANTIZED = "quantized"
 SAME_FUNCTION = {"expanded"}  # computes what the model before it computes, until it is trained
 # stage -> the settings that are null where it is left out
-SWITCHED_BY = {"expand": "expand", "cpt": "cpt", "dpo": "dpo", "responses": "drafter", "drafter": "drafter"}
+SWITCHED_BY = {
+    "expand": "expand",
+    "cpt": "cpt",
+    "dpo": "dpo",
+    "responses": "drafter",
+    "drafter": "drafter",
+    "quantize": "quantize",
+}
 
 
 def left_out(config: "RunConfig", stage: str) -> bool:
@@ -46,6 +56,20 @@ def newest(config: "RunConfig") -> str:
     return models(config)[-1]
 
 
+def variants(config: "RunConfig") -> list[str]:
+    """The ways in which this configuration lets the newest model be served beside its own, the fastest last."""
+    needed = {"quantized": ("quantize",), "drafted": ("drafter",), "drafted_quantized": ("drafter", "quantize")}
+    return [name for name in VARIANTS if not any(left_out(config, stage) for stage in needed[name])]
+
+
+def parts_of(config: "RunConfig", name: str) -> list[str]:
+    """The folders under models/ that a model or variant is served from, the one that answers first."""
+    if name not in VARIANTS:
+        return [name]
+    answers = QUANTIZED if "quantized" in name else newest(config)
+    return [answers, "drafter"] if "drafted" in name else [answers]
+
+
 def stage_before(config: "RunConfig", stage: str) -> str:
     """The model stage that `stage` starts from: the newest one before it, for a stage outside the chain the last."""
     before = list(MADE)[: list(MADE).index(stage)] if stage in MADE else list(MADE)
@@ -58,50 +82,53 @@ def start_of(config: "RunConfig", stage: str) -> str:
 
 
 def evaluated(config: "RunConfig") -> list[str]:
-    """The models that `evaluate.models` asks for, in the order of the chain.
+    """The models that `evaluate.models` asks for, in the order of the chain, and variants after them.
 
-    `all` leaves out the expanded model before it is trained: it computes what the base computes.
+    `all` leaves out the expanded model before it is trained, which computes what the base computes, and all variants
+    but the fastest.
     """
     asked = config.evaluate.models
     if asked == "final":
         return [newest(config)]
     if asked == "all":
-        return [name for name in models(config) if name not in SAME_FUNCTION]
-    return [name for name in models(config) if name in asked]
+        return [*(name for name in models(config) if name not in SAME_FUNCTION), *variants(config)[-1:]]
+    return [name for name in (*models(config), *variants(config)) if name in asked]
 
 
 def check_evaluated(config: "RunConfig") -> None:
-    """Look that every model named in `evaluate.models` is one of the chain.
+    """Look that every model named in `evaluate.models` is one of the chain or a variant.
 
     Raises:
         ValueError: when one is not; says which there are.
     """
-    asked, there = config.evaluate.models, models(config)
+    asked, there = config.evaluate.models, [*models(config), *variants(config)]
     unknown = [name for name in asked if name not in there] if not isinstance(asked, str) else []
     if unknown:
         raise ValueError(f"evaluate.models: {_no_such_model(config, unknown[0])}")
 
 
 def model_of(run: Run, config: "RunConfig", name: str | None = None) -> str:
-    """The model of that name in a finished part of a run, the newest where none is named.
+    """The model or variant of that name in a finished part of a run, the newest model where none is named.
 
     Raises:
         ConfigError: when the run makes no model of that name.
         RunError: when it is not there yet; names the newest that is.
     """
-    if name is not None and name not in models(config):
+    if name is not None and name not in (*models(config), *variants(config)):
         raise ConfigError(f"--stage {_no_such_model(config, name)}")
     chosen = name or newest(config)
-    if not (run.root / "models" / chosen).is_dir():
+    missing = [part for part in parts_of(config, chosen) if not (run.root / "models" / part).is_dir()]
+    if missing:
         there = [one for one in models(config) if (run.root / "models" / one).is_dir()]
         instead = f", or take --stage {there[-1]}" if there else ""
-        raise RunError(f"{run.root} has no models/{chosen} yet; finish it with `agentmill run`{instead}")
+        raise RunError(f"{run.root} has no models/{missing[0]} yet; finish it with `agentmill run`{instead}")
     return chosen
 
 
 def _no_such_model(config: "RunConfig", name: str) -> str:
-    guess = nearest(name, models(config))
+    made = [*models(config), *variants(config)]
+    guess = nearest(name, made)
     meant = f"did you mean {guess}? " if guess else ""
     stage = next((stage for stage, made in MADE.items() if name == made), None)
     why = f" ({stage} is null, so that it is left out)" if stage and left_out(config, stage) else ""
-    return f"{name} is no model of this run{why}; {meant}it makes {', '.join(models(config))}"
+    return f"{name} is no model of this run{why}; {meant}it makes {', '.join(made)}"

@@ -68,9 +68,11 @@ def run_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show what would be done, do nothing")] = False,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Do a run: simulate, gate, refine, corpora, base, expand, cpt, sft, dpo, evaluate, report.
+    """Do a run: simulate, gate, refine, corpora, base, expand, cpt, sft, dpo, responses, drafter, quantize, evaluate,
+    report.
 
-    What is done already is skipped; expand, cpt and dpo are left out where the configuration says null.
+    What is done already is skipped; expand, cpt, dpo, drafter and quantize are left out where the configuration says
+    null.
     """
     from agentmill.runs import Run, command_line
     from cluster.config import check_worlds, read_config
@@ -211,6 +213,24 @@ def merge_sweep(
     from cluster.merging import sweep_run
 
     for line in sweep_run(find_run(run, runs), stage, method, weights, density, max_cost, pick):
+        print(line)
+
+
+@app.command("clip-rate")
+def clip_rate(
+    run: RunArg = "local",
+    model: Annotated[str | None, typer.Option("--stage", metavar="NAME", help="a model in place of the newest")] = None,
+    lengths: Annotated[
+        str, typer.Option(metavar="N,N,...", help="tokens of a calibration sequence")
+    ] = "32,64,128,256,512,1024,2048",
+    sequences: Annotated[int, typer.Option(min=1, help="calibration sequences of each length")] = 32,
+    rows: Annotated[int, typer.Option(min=1, help="held-out calls that are looked at")] = 400,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Share of activations outside the calibrated range, by calibration set and length (the paper's figure 4)."""
+    from cluster.clipping import clip_run
+
+    for line in clip_run(find_run(run, runs), model, lengths, sequences, rows):
         print(line)
 
 

@@ -1,8 +1,8 @@
 """The models of a run side by side: one table for the terminal, the report and the README, all from recorded figures.
 
-A column is a model that was evaluated, in the order of the chain, the teacher last; a row is a measure. Losses were
-measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same for all. A sign
-behind a value says that the model differs from the one in the column before it by more than chance (see
+A column is a model that was evaluated, in the order of the chain, variants after it, the teacher last; a row is a
+measure. Losses were measured by the training stages, on rows of corpora/sft/heldout and general rows that are the same
+for all. A sign behind a value says that the model differs from the one in the column before it by more than chance (see
 simulation.paired). Invariant: nothing is computed here.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from agentmill.runs import Figure, Run, RunError
-from cluster.chain import MADE, TRAINED
+from cluster.chain import MADE, TRAINED, VARIANTS
 from cluster.shown import shown
 
 TEACHER = "teacher"
@@ -74,7 +74,7 @@ class Row:
 
 def evaluated_models(figures: Mapping[str, Figure]) -> list[str]:
     """The models with an evaluation among these figures, in order, the teacher last."""
-    return [name for name in (*MADE.values(), TEACHER) if f"evaluate.{name}.{SUCCESS}" in figures]
+    return [name for name in (*MADE.values(), *VARIANTS, TEACHER) if f"evaluate.{name}.{SUCCESS}" in figures]
 
 
 def newest_evaluated(figures: Mapping[str, Figure]) -> str | None:
@@ -188,7 +188,7 @@ def _figure(figures: Mapping[str, Figure], model: str, measure: str) -> Figure |
     """A model's figure: of its evaluation, or where it is a loss of the stage that made it or first started from it."""
     if measure not in LOSSES:
         return figures.get(f"evaluate.{model}.{measure}")
-    if model == TEACHER:
+    if model == TEACHER or model in VARIANTS:
         return None
     if model not in TRAINED:
         first = next((stage for stage in TRAINED if f"train.{stage}.steps" in figures), None)

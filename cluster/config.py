@@ -17,7 +17,7 @@ from cluster import chain
 from cluster.base import BaseSettings
 from rayserve.settings import ModelEngine, ServeSettings
 from raytrain.hardware import TRAINING, HardwareSettings, read_hardware, under
-from raytrain.settings import CptSettings, DpoSettings, DrafterSettings, ExpandSettings, SftSettings
+from raytrain.settings import CptSettings, DpoSettings, DrafterSettings, ExpandSettings, QuantizeSettings, SftSettings
 from raytrain.tracking import TrackingSettings
 from simulation.corpora import CorporaSettings
 from simulation.evaluate import EvaluateSettings
@@ -55,9 +55,9 @@ class RunConfig(Strict):
 
     `domain` names a pack that ships, or a Python package that is installed or lies in the current directory. `mix`
     chooses among its scenarios: `all`, or a narrower choice that the pack offers, such as `core`. `engines` are vLLM
-    engines by name, which the run starts for the stages whose models name them (`kind: engine`). `expand`, `cpt`, `dpo`
-    and `drafter` are stages of training that a run may leave out: null does so. `hardware` is a mapping, the name of a
-    file in configs/hardware or the path of another; what it chooses for `worker` lies under what a stage says.
+    engines by name, which the run starts for the stages whose models name them (`kind: engine`). `expand`, `cpt`,
+    `dpo`, `drafter` and `quantize` are stages that a run may leave out: null does so. `hardware` is a mapping, the name
+    of a file in configs/hardware or the path of another; what it chooses for `worker` lies under what a stage says.
     """
 
     name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -78,6 +78,7 @@ class RunConfig(Strict):
     dpo: DpoSettings | None = None
     responses: ResponsesSettings = ResponsesSettings()
     drafter: DrafterSettings | None = None
+    quantize: QuantizeSettings | None = None
     hardware: HardwareSettings = HardwareSettings()
     tracking: TrackingSettings = TrackingSettings()
     serve: ServeSettings = ServeSettings()

@@ -13,7 +13,7 @@ from agentmill.runs import Run, atomic_write_text, now
 from cluster import chain
 from cluster.config import RunConfig
 from cluster.engines import playing
-from cluster.serving import served_system
+from cluster.serving import served_as, served_system
 
 TEACHER = "teacher"
 
@@ -69,9 +69,10 @@ def _served(run: Run, config: RunConfig, model: str) -> None:
     from rayserve import serve
     from simulation import evaluate
 
-    settings = config.serve.model_copy(update={"port": 0, "sessions_api": True})
+    folder, engine = served_as(run, config, model)
+    settings = config.serve.model_copy(update={"port": 0, "sessions_api": True, "engine": engine})
     system = served_system(run, config)
-    served = serve.start(settings, run.root / "models" / model, domain=config.domain, system=system)
+    served = serve.start(settings, folder, domain=config.domain, system=system)
     try:
         evaluate.run(
             run,

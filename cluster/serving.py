@@ -16,6 +16,7 @@ from agentmill.log import say
 from agentmill.runs import Run
 from cluster import chain
 from cluster.config import RunConfig, config_of, read_config
+from rayserve.settings import EngineSettings, Speculative
 
 SERVE_GIB = 5.0
 EXPERT_GIB = 1.0
@@ -49,7 +50,17 @@ def settings_for(
         )
     if model is not None or run is None:
         return settings, model
-    return settings, run.root / "models" / chain.model_of(run, settings, stage)
+    folder, engine = served_as(run, settings, chain.model_of(run, settings, stage))
+    return settings.model_copy(update={"serve": settings.serve.model_copy(update={"engine": engine})}), folder
+
+
+def served_as(run: Run, config: RunConfig, name: str) -> tuple[Path, EngineSettings]:
+    """The folder that a model or variant of the run answers from, and the engine's settings with its drafter."""
+    answers, *drafters = (run.root / "models" / part for part in chain.parts_of(config, name))
+    if not drafters or config.drafter is None:
+        return answers, config.serve.engine
+    drafting = Speculative(method="eagle3", tokens=config.drafter.draft_tokens, model=str(drafters[0]))
+    return answers, config.serve.engine.model_copy(update={"speculative": drafting})
 
 
 def served_system(run: Run | None, config: RunConfig) -> TeamSettings:

@@ -127,6 +127,13 @@ def _drafter(run: Run, config: RunConfig) -> None:
     stage.run(run, config.drafter, start=chain.newest(config), seed=config.seed, site=_site(config))
 
 
+def _quantize(run: Run, config: RunConfig) -> None:
+    from raytrain.quantize import stage
+
+    assert config.quantize is not None
+    stage.run(run, config.quantize, start=chain.newest(config))
+
+
 def _evaluate(run: Run, config: RunConfig) -> None:
     from cluster import evaluation
 
@@ -284,6 +291,17 @@ STAGES: tuple[Stage, ...] = (
         corpus="responses",
     ),
     Stage(
+        name="quantize",
+        does="the small model in 8 bits (llm-compressor)",
+        run=_quantize,
+        settings=lambda c: {"quantize": c.quantize.model_dump(mode="json") if c.quantize is not None else None},
+        needs=("corpora", MODEL),
+        sources=("agentmill.runs", "raytrain"),
+        owns=("models/quantized", "checkpoints/quantize"),
+        figures=("quantize",),
+        memory_gib=2.0,
+    ),
+    Stage(
         name="evaluate",
         does="served, the models play held-out scenarios over HTTP",
         run=_evaluate,
@@ -295,7 +313,7 @@ STAGES: tuple[Stage, ...] = (
             **engine_inputs(c.engines, c.simulate.teacher),
             "shadow_share": c.gate.shadow_share,
         },
-        needs=("simulate", "gate", "corpora", *chain.MADE),
+        needs=("simulate", "gate", "corpora", *chain.MADE, "drafter", "quantize"),
         sources=("agentmill", "simulation", "rayserve", "cluster.evaluation"),
         owns=("evaluate",),
         figures=("evaluate",),
@@ -306,7 +324,7 @@ STAGES: tuple[Stage, ...] = (
         does="everything that was measured, on one page",
         run=_report,
         settings=lambda c: {"report": c.report.model_dump(mode="json")},
-        needs=("simulate", "gate", "refine", "corpora", *chain.MADE, "evaluate"),
+        needs=("simulate", "gate", "refine", "corpora", *chain.MADE, "drafter", "quantize", "evaluate"),
         sources=(
             "cluster.report",
             "cluster.charts",

@@ -1,4 +1,4 @@
-"""What `agentmill bench training`, `resume` and `adaptation` need: stage settings, a base model, and Ray."""
+"""What `agentmill bench training`, `resume`, `adaptation` and `drafter` need: stage settings, a model, and Ray."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from agentmill.config import ConfigError, nearest
 from agentmill.runs import Run
+from cluster import chain
 from cluster.base import model_folder
-from cluster.config import RunConfig
+from cluster.config import RunConfig, config_of
 from cluster.session import ray_session
 from raytrain.hardware import under
-from raytrain.settings import CptSettings, DpoSettings, SftSettings, StageSettings
+from raytrain.settings import CptSettings, DpoSettings, DrafterSettings, SftSettings, StageSettings
 from raytrain.site import Site
 
 if TYPE_CHECKING:
@@ -89,3 +90,15 @@ def adaptation(folder: Path, config: RunConfig, device: Device | None, extent: "
     assert isinstance(settings, SftSettings)
     with ray_session(folder / "ray.json"):
         return bench_adaptation(folder, model_folder(config.base), settings, extent, Site(config.hardware))
+
+
+def drafters(folder: Path, source: Run, assignments: Sequence[str], device: Device | None, steps: int) -> Run:
+    """Run the bench of drafters for the newest model of a run, by the run's own settings with `assignments` applied."""
+    from benchmarks.drafters import bench_drafters
+
+    config = config_of(source, assignments)
+    settings = config.drafter or DrafterSettings.model_validate(under(config.hardware, "drafter", {}))
+    if device is not None:
+        settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"device": device})})
+    with ray_session(folder / "ray.json"):
+        return bench_drafters(folder, source, chain.model_of(source, config), settings, steps, Site(config.hardware))

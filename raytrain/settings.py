@@ -12,6 +12,7 @@ from agentmill.config import Strict
 
 Overflow = Literal["drop", "error", "split"]
 Source = Literal["combined", "synthetic", "external"]
+Scheme = Literal["fp8", "int8"]
 
 
 class WorkerSettings(Strict):
@@ -316,3 +317,19 @@ class DrafterSettings(StageSettings):
                 "2, worker.offload=none and worker.gradient_checkpointing=false"
             )
         return self
+
+
+class QuantizeSettings(Strict):
+    """The newest model in 8 bits. `scheme` auto takes FP8 where the GPU has it, else INT8 (raytrain.quantize.scheme).
+
+    FP8 is calibrated on `rows` rows of a set of corpora/calibration (`calibration`; `mixed` needs `data.public` and is
+    in-domain without), none longer than `max_length` tokens; `kv_cache` stores keys and values in FP8 too. As many
+    held-out rows say what it cost.
+    """
+
+    scheme: Literal["auto", "fp8", "int8"] = "auto"
+    calibration: Literal["mixed", "in_domain", "public"] = "mixed"
+    rows: Annotated[int, Field(ge=1)] = 256
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    tokens_per_batch: Annotated[int, Field(ge=1)] = 2048
+    kv_cache: bool = True

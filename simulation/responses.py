@@ -3,15 +3,15 @@
 Reads corpora/drafter/<split>.parquet, whose completions are empty, and writes responses/<split>.parquet with the same
 columns and what the model said, greedily, as the agents ask it. Rows are drawn beforehand, so that the same seed asks
 the same prompts; they are answered in parts of PART rows, each kept as soon as it is whole, so that a stage that was
-killed goes on with the next. Rows without an answer are left out and counted. Figures: responses.<split>_rows, _failed,
-responses.tokens_per_s.
+killed goes on with the next. Rows without an answer, or whose answer did not come to an end, are left out and counted.
+Figures: responses.<split>_{rows,failed,unfinished,answers_per_s}.
 """
 
 import asyncio
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ from agentmill.domains.base import load_domain
 from agentmill.log import progress, say
 from agentmill.models.chat import ChatModel, Sampling
 from agentmill.runs import Run
-from simulation.corpora.drafter import regenerate
+from simulation.corpora.drafter import ERROR, OK, UNFINISHED, regenerate
 from simulation.corpora.rows import Row, schema_of
 from simulation.models import ModelSettings, build_model, closing
 from simulation.tables import write_table
@@ -88,12 +88,14 @@ async def _split(
                 write_table(pa.Table.from_pylist(answered, schema=schema_of(CORPUS)), file)
             bar.advance(len(part))
     table = pa.concat_tables([pq.read_table(file) for file in sorted(parts.glob("*.parquet"))])
-    good = table.filter(pa.compute.equal(table["status"], "ok"))
-    failed = table.num_rows - good.num_rows
+    good = table.filter(pa.compute.equal(table["status"], OK))
+    counts = Counter(table["status"].to_pylist())
     run.record(f"{STAGE}.{split}_rows", good.num_rows, n=table.num_rows)
-    run.record(f"{STAGE}.{split}_failed", failed, n=table.num_rows)
+    run.record(f"{STAGE}.{split}_failed", counts[ERROR], n=table.num_rows)
+    run.record(f"{STAGE}.{split}_unfinished", counts[UNFINISHED], n=table.num_rows)
+    failed = counts[ERROR] if good.num_rows else table.num_rows
     if failed > settings.max_error_share * table.num_rows:
-        why = next(row["error"] for row in table.to_pylist() if row["status"] != "ok")
+        why = next(row["error"] for row in table.to_pylist() if row["status"] != OK)
         raise UserError(
             f"{failed:,} of {table.num_rows:,} prompts of {split} got no answer, more than responses.max_error_share="
             f"{settings.max_error_share:g}; the first because: {why}; what was answered is kept in {parts}"
@@ -102,7 +104,8 @@ async def _split(
     seconds = time.monotonic() - began
     if characters:
         run.record(f"{STAGE}.{split}_answers_per_s", len(rows) / seconds, n=len(rows), unit="answers/s")
-    say(STAGE, f"{split}: {good.num_rows:,} of {table.num_rows:,} prompts answered")
+    left = f", {counts[UNFINISHED]:,} left out that did not come to an end" if counts[UNFINISHED] else ""
+    say(STAGE, f"{split}: {good.num_rows:,} of {table.num_rows:,} prompts answered{left}")
 
 
 def _drawn(split: str, file: Path, settings: ResponsesSettings, seed: int) -> list[Row]:
@@ -112,8 +115,5 @@ def _drawn(split: str, file: Path, settings: ResponsesSettings, seed: int) -> li
     if table.num_rows > most:
         chosen = sorted(random.Random(f"{seed}/{split}").sample(range(table.num_rows), most))
         table = table.take(chosen)
-    return list(_rows(table))
-
-
-def _rows(table: pa.Table) -> Iterator[Row]:
-    yield from table.to_pylist()
+    rows: list[Row] = table.to_pylist()
+    return rows

@@ -2,8 +2,8 @@
 
 A drafter predicts the very model that it drafts for, so responses by anyone else teach it the wrong distribution. The
 corpus holds prompts with an empty completion and the status `open`; `regenerate` fills them from any ChatModel.
-Invariant: a row whose model did not answer, or did not come to an end, keeps its prompt, has the status `error` and
-says why.
+Invariant: a row whose model did not answer keeps its prompt and has the status `error`, one whose response did not come
+to an end `unfinished`; both say why.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import get_args
 from agentmill.models.chat import AgentName, ChatModel, ChatRequest, Message, ModelError, Sampling
 from simulation.corpora.rows import Candidate, Row, assistant
 
-OPEN = "open"
+OPEN, OK, UNFINISHED, ERROR = "open", "ok", "unfinished", "error"  # the status of a row
 _AGENTS = frozenset(get_args(AgentName))
 
 
@@ -48,22 +48,22 @@ async def regenerate(
 async def _regenerated(row: Row, model: ChatModel, sampling: Sampling, attempts: int) -> Row:
     agent = row["agent"] if row["agent"] in _AGENTS else "explainer"
     messages = tuple(Message.model_validate(message) for message in row["prompt"])
-    problem = ""
+    status, problem = ERROR, ""
     for attempt in range(attempts):
         drawn = sampling.model_copy(update={"seed": (sampling.seed or 0) + attempt})
         try:
             reply = await model.complete(ChatRequest(agent=agent, messages=messages, sampling=drawn))
         except ModelError as error:
-            problem = str(error)
+            status, problem = ERROR, str(error)
             if not error.retryable:
                 break
             continue
         if reply.finish_reason == "length":
-            problem = f"the response did not end within {sampling.max_tokens} tokens"
+            status, problem = UNFINISHED, f"the response did not end within {sampling.max_tokens} tokens"
             if sampling.temperature == 0:
                 break
         elif reply.text.strip():
-            return {**row, "completion": assistant(reply.text), "status": "ok", "error": "", "model": reply.model}
+            return {**row, "completion": assistant(reply.text), "status": OK, "error": "", "model": reply.model}
         else:
-            problem = "the model gave an empty response"
-    return {**row, "status": "error", "error": problem}
+            status, problem = ERROR, "the model gave an empty response"
+    return {**row, "status": status, "error": problem}

@@ -1,8 +1,6 @@
 """The stage drafter on a local Ray, for the shipped base: the contract, training, and what the engine then accepts."""
 
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,11 +9,11 @@ import ray
 
 from agentmill.errors import UserError
 from agentmill.runs import Run
-from raytrain.base.tasks import sample
 from raytrain.data import TokenRows
 from raytrain.drafter import contract, stage
 from raytrain.settings import DrafterSettings, WorkerSettings
 from raytrain.steplog import read_steps
+from tests.practice import practice_rows
 
 STEPS = 80
 SETTINGS = DrafterSettings(
@@ -26,21 +24,10 @@ SETTINGS = DrafterSettings(
 )
 
 
-def rows(count: int, seed: int) -> list[dict[str, Any]]:
-    """Practice that the base was made with, which it answers nearly without a fault."""
-    draw, found = Random(seed), []
-    for _ in range(count):
-        system, user, completion = sample(draw)
-        prompt = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        answer = [{"role": "assistant", "content": completion}]
-        found.append({"prompt": prompt, "completion": answer, "agent": "planner", "source": "teacher"})
-    return found
-
-
 def new_run(folder: Path, student: Path) -> Run:
     run = Run.create(folder, {}, "test")
     for split, count, seed in (("train", 700, 1), ("heldout", 40, 2)):
-        pq.write_table(pa.Table.from_pylist(rows(count, seed)), run.path("responses", f"{split}.parquet"))
+        pq.write_table(pa.Table.from_pylist(practice_rows(count, seed)), run.path("responses", f"{split}.parquet"))
     run.path("models").mkdir(exist_ok=True)
     run.path("models", "base").symlink_to(student, target_is_directory=True)
     return run

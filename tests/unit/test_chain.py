@@ -79,3 +79,23 @@ def test_a_model_that_is_not_there_yet_is_not_replaced_in_silence(tmp_path: Path
         chain.model_of(made(tmp_path / "one", config, "base", "sft"), config)
     with pytest.raises(RunError, match=r"has no models/dpo yet; finish it with `agentmill run`$"):
         chain.model_of(made(tmp_path / "two", config), config)
+
+
+def test_the_newest_model_is_served_in_8_bits_and_with_its_drafter(tmp_path: Path) -> None:
+    fast = configured(drafter={"draft_tokens": 2}, quantize={}, evaluate={"models": "all"})
+    assert chain.evaluated(fast) == ["base", "sft", "drafted_quantized"]
+    assert chain.variants(configured(quantize={})) == ["quantized"]
+    named = {"models": ["drafted", "sft"]}
+    assert chain.evaluated(configured(drafter={}, evaluate=named)) == ["sft", "drafted"]
+    with pytest.raises(ConfigError, match=r"drafted is no model of this run; .*it makes base, sft, quantized"):
+        configured(quantize={}, evaluate=named)
+    run = made(tmp_path / "one", fast, "base", "sft", "quantized", "drafter")
+    settings, folder = settings_for(run, None, [], None, "drafted_quantized")
+    assert folder == run.root / "models" / "quantized"
+    drafting = settings.serve.engine.speculative
+    assert drafting is not None
+    assert (drafting.method, drafting.tokens, drafting.model) == ("eagle3", 2, str(run.root / "models" / "drafter"))
+    assert settings_for(run, None, [], None, "drafted")[1] == run.root / "models" / "sft"
+    assert settings_for(run, None, [], None)[0].serve.engine.speculative is None
+    with pytest.raises(RunError, match=r"has no models/drafter yet"):
+        chain.model_of(made(tmp_path / "two", fast, "sft", "quantized"), fast, "drafted_quantized")

@@ -81,13 +81,17 @@ def test_parts_that_were_whole_are_not_asked_again(tmp_path: Path, monkeypatch: 
 def test_what_got_no_answer_or_no_end_is_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = corpus(tmp_path / "run", ["ill", "long", *(f"{n:03d}" for n in range(18))])
     assert len(answer(run, Student(), monkeypatch)) == 18
-    assert run.figures("responses")["responses.train_failed"].value == 2
+    figures = run.figures("responses")
+    assert (figures["responses.train_failed"].value, figures["responses.train_unfinished"].value) == (1, 1)
 
 
 def test_too_many_failures_stop_the_stage_and_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = corpus(tmp_path / "run", ["long"] * 5 + [f"{n:03d}" for n in range(5)])
-    with pytest.raises(UserError, match=r"5 of 10 prompts of heldout .*did not end within 256 tokens"):
+    run = corpus(tmp_path / "run", ["ill"] * 5 + [f"{n:03d}" for n in range(5)])
+    with pytest.raises(UserError, match=r"5 of 10 prompts of heldout .*because: refused"):
         answer(run, Student(), monkeypatch)
+    endless = corpus(tmp_path / "endless", ["long"] * 5)
+    with pytest.raises(UserError, match=r"5 of 5 prompts of heldout .*did not end within 256 tokens"):
+        answer(endless, Student(), monkeypatch)
 
 
 def test_a_run_without_the_corpus_is_told_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,7 @@ def test_too_little_memory_is_told_before_the_stage_starts(line: Line, monkeypat
     assert line.done == []
 
 
-WHOLE = RunConfig.model_validate({"expand": {}, "cpt": {}, "dpo": {}, "drafter": {}})
+WHOLE = RunConfig.model_validate({"expand": {}, "cpt": {}, "dpo": {}, "drafter": {}, "quantize": {}})
 
 
 def test_the_graph_is_in_order_and_owns_its_paths() -> None:
@@ -235,7 +235,9 @@ def test_the_graph_is_in_order_and_owns_its_paths() -> None:
     assert len(owned) == len(set(owned))
     prefixes = [prefix for stage in STAGES for prefix in stage.figures]
     assert len(prefixes) == len(set(prefixes))
-    assert seen == ("simulate gate refine corpora base expand cpt sft dpo responses drafter evaluate report".split())
+    assert seen == (
+        "simulate gate refine corpora base expand cpt sft dpo responses drafter quantize evaluate report".split()
+    )
 
 
 def test_a_stage_builds_on_the_newest_model_before_it() -> None:

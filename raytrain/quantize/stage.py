@@ -1,0 +1,133 @@
+"""The stage quantize: the newest model in 8 bits, models/quantized.
+
+The scheme follows from the hardware unless it is set. Calibration rows are a set of corpora/calibration, by preference
+the mixed one; held-out rows are those of corpora/sft. Records quantize.scheme, quantize.{seconds,mib,peak_mib} and, as
+losses of held-out completions, quantize.{bf16,quantized}_loss.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+from agentmill.config import UserError
+from agentmill.lineage import package_versions, require_memory, usable_cores
+from agentmill.log import duration, say
+from agentmill.runs import Run, digest_path
+from raytrain.data import TokenRows, tokenise
+from raytrain.folders import publish
+from raytrain.hardware import Placement
+from raytrain.preflight import PROCESS_GIB
+from raytrain.quantize.scheme import choose
+from raytrain.quantize.work import Order, quantise
+from raytrain.settings import QuantizeSettings, Scheme
+from raytrain.shape import read_shape
+
+STAGE = "quantize"
+FOLDER = "quantized"
+
+
+def run(run: Run, settings: QuantizeSettings, *, start: str) -> None:
+    """Quantise models/<start> into models/quantized. Ray must be initialised.
+
+    Raises:
+        UserError: when a corpus is missing, memory is short, or what was saved is not what was asked for.
+    """
+    import ray
+
+    began = time.monotonic()
+    capability = gpu_capability()
+    scheme, why = choose(settings, capability)
+    say(STAGE, f"{scheme.upper()}: {why}")
+    model = run.root / "models" / start
+    work = run.path("checkpoints", STAGE)
+    calibration = _rows(run, work, model, "calibration", f"calibration/{_calibration(run, settings)}", settings)
+    heldout = _rows(run, work, model, "heldout", "sft/heldout", settings)
+    need = estimate_gib(model, scheme, TokenRows.load(calibration))
+    say(STAGE, f"takes about {need:.2f} GiB")
+    require_memory(need, f"quantising models/{start}", "close other programs, or lower quantize.max_length")
+    placement = Placement("gpu" if capability else "cpu", usable_cores(), "bf16")
+    out = work / "model"
+    order = Order(model, out, scheme, settings.kv_cache, calibration, heldout, settings.tokens_per_batch, placement)
+    task = ray.remote(num_cpus=1, num_gpus=1 if capability else 0, max_retries=0)(_in_empty_folder)
+    found = ray.get(task.remote(order))
+    publish(out, run.path("models", FOLDER), _manifest(model, settings, scheme))
+    mib = sum(file.stat().st_size for file in out.glob("*.safetensors")) / 2**20
+    shutil.rmtree(work)
+    run.record(f"{STAGE}.scheme", scheme)
+    run.record(f"{STAGE}.seconds", time.monotonic() - began, unit="s")
+    run.record(f"{STAGE}.mib", mib, unit="MiB")
+    run.record(f"{STAGE}.peak_mib", found["peak_mib"], unit="MiB")
+    for name in ("bf16", "quantized"):
+        run.record(f"{STAGE}.{name}_loss", found[name], n=int(found["tokens"]), unit="nats/token")
+    say(
+        STAGE,
+        f"held-out loss {found['bf16']:.4f} -> {found['quantized']:.4f} over {int(found['tokens']):,} tokens; "
+        f"{mib:.1f} MiB in {duration(time.monotonic() - began)}",
+    )
+
+
+def gpu_capability() -> tuple[int, int] | None:
+    """The CUDA compute capability of this node's first GPU; None without one."""
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def estimate_gib(model: Path, scheme: Scheme, calibration: TokenRows) -> float:
+    """What quantising takes beside the process: the weights in bf16 and in 8 bits, and for FP8 one row's activations.
+
+    Of a row of n tokens a layer holds some ten vectors of its width at a time, attention its n x n weights for every
+    head in fp32, and the head the logits in bf16 and, for their copy, fp32.
+    """
+    shape = read_shape(model)
+    weights = 3 * shape.parameters
+    longest = int(calibration.lengths.max()) if scheme == "fp8" else 0
+    width = 10 * shape.hidden + 3 * shape.inner
+    activations = longest * (4 * width + 4 * shape.heads * longest + 6 * shape.vocabulary)
+    return (weights + activations) / 2**30 + PROCESS_GIB
+
+
+def _in_empty_folder(order: Order) -> dict[str, float]:
+    shutil.rmtree(order.out, ignore_errors=True)
+    order.out.mkdir(parents=True)
+    return quantise(order)
+
+
+def _calibration(run: Run, settings: QuantizeSettings) -> str:
+    """The calibration set that is asked for, or the in-domain one where there are no public rows to mix in."""
+    folder = run.path("corpora", "calibration")
+    if (folder / f"{settings.calibration}.parquet").is_file():
+        return settings.calibration
+    if settings.calibration == "mixed" and (folder / "in_domain.parquet").is_file():
+        say(STAGE, "calibrating on in-domain rows alone: this run has no real dialogues to mix in (data.public)")
+        return "in_domain"
+    raise UserError(
+        f"quantize.calibration={settings.calibration}: there is no {folder / settings.calibration}.parquet; give real "
+        f"dialogues with --set data.public=FILE, or set quantize.calibration=in_domain"
+    )
+
+
+def _rows(run: Run, work: Path, model: Path, name: str, corpus: str, settings: QuantizeSettings) -> Path:
+    """Token rows of a corpus file in the work folder: at most `settings.rows` of them, the first."""
+    from transformers import AutoTokenizer
+
+    file = run.path("corpora", f"{corpus}.parquet")
+    if not file.is_file():
+        raise UserError(f"{file} is missing; run the stage corpora first (--from corpora)")
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    rows, report = tokenise(STAGE, file, tokenizer, settings.max_length, "drop")
+    say(STAGE, f"{name}: {report.text()}")
+    rows = rows.take(list(range(min(len(rows), settings.rows))))
+    shutil.rmtree(work / name, ignore_errors=True)
+    rows.save(work / name)
+    return work / name
+
+
+def _manifest(model: Path, settings: QuantizeSettings, scheme: Scheme) -> dict[str, object]:
+    return {
+        "stage": STAGE,
+        "start": {"model": model.name, "digest": digest_path(model)},
+        "scheme": scheme,
+        "settings": settings.model_dump(mode="json"),
+        "versions": package_versions(),
+    }

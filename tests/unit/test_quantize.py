@@ -1,0 +1,103 @@
+"""Quantisation of a small model: which scheme, what is saved, what it costs; and how clipping is counted."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from raytrain.data import TokenRows, join
+from raytrain.hardware import Placement
+from raytrain.quantize.clip import calibrate, count_clipped, sequences_of
+from raytrain.quantize.scheme import WrongScheme, check_saved, choose
+from raytrain.quantize.work import Order, quantise
+from raytrain.settings import QuantizeSettings, Scheme
+from tests.tiny_llama import write_tiny_llama
+
+
+def rows(count: int = 6, seed: int = 0) -> TokenRows:
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(12, 40, count)
+    return join([(draw.integers(5, 200, n).astype(np.int32), 6, "ab"[i % 2]) for i, n in enumerate(lengths)])
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("quantize") / "model", layers=3)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "scheme", "why"),
+    [
+        ("auto", None, "int8", "no GPU"),
+        ("auto", (8, 0), "int8", "8.0) has no FP8"),
+        ("auto", (8, 9), "fp8", "8.9) has FP8"),
+        ("auto", (9, 0), "fp8", "9.0) has FP8"),
+        ("fp8", None, "fp8", "as it is set"),
+    ],
+)
+def test_the_scheme_follows_from_the_hardware_unless_it_is_set(
+    asked: str, capability: tuple[int, int] | None, scheme: str, why: str
+) -> None:
+    found, because = choose(QuantizeSettings.model_validate({"scheme": asked}), capability)
+    assert found == scheme
+    assert why in because
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_a_model_is_written_in_8_bits_and_loses_little(model_folder: Path, tmp_path: Path, scheme: Scheme) -> None:
+    for name in ("calibration", "heldout"):
+        rows(seed=len(name)).save(tmp_path / name)
+    (tmp_path / "out").mkdir()
+    placement = Placement(device="cpu", threads=1, precision="bf16")
+    parts = tmp_path / "calibration", tmp_path / "heldout"
+    found = quantise(Order(model_folder, tmp_path / "out", scheme, True, *parts, 256, placement))
+    assert found["quantized"] == pytest.approx(found["bf16"], rel=0.02)
+    assert found["quantized"] != found["bf16"]
+    saved = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    (group,) = saved["config_groups"].values()
+    assert group["weights"]["type"] == ("float" if scheme == "fp8" else "int")
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    other: Scheme = "fp8" if scheme == "int8" else "int8"
+    with pytest.raises(WrongScheme, match=r"quantization_config\.weights\.type"):
+        check_saved(tmp_path / "out", other, kv_cache=True)
+
+
+def test_calibration_sequences_are_rows_one_after_another_and_begin_again() -> None:
+    few = join([(np.arange(5, dtype=np.int32), 1, "a"), (np.arange(5, 8, dtype=np.int32), 1, "a")])
+    found = [sequence.tolist() for sequence in sequences_of(few, 6, 2)]
+    assert found == [[0, 1, 2, 3, 4, 5], [6, 7, 0, 1, 2, 3]]
+
+
+def test_nothing_is_clipped_of_what_was_calibrated_on_and_everything_of_a_range_of_nothing(
+    model: PreTrainedModel,
+) -> None:
+    test = rows(4)
+    same = calibrate(model, [test.row(index)[0] for index in range(len(test))])
+    assert len(same) == 3 * 7
+    found = count_clipped(model, test, {"same": same, "none": dict.fromkeys(same, -1.0)}, (0, 16))
+    assert found["same"].rate == 0
+    assert found["none"].rate == 1
+    widths = 3 * (4 * 64 + 2 * 64 + 128)  # q, k, v, o; gate, up; down
+    assert found["same"].values == int(test.lengths.sum()) * widths
+
+
+def test_a_longer_calibration_clips_less_and_counts_add_up(model: PreTrainedModel) -> None:
+    test, calibration = rows(8, seed=5), rows(8, seed=6)
+    ranges = {str(n): calibrate(model, sequences_of(calibration, n, 2)) for n in (4, 64)}
+    found = count_clipped(model, test, ranges, (0, 8, 16))
+    assert found["64"].rate < found["4"].rate
+    for one in found.values():
+        for counts in (one.by_group, one.by_position):
+            assert [sum(c) for c in zip(*counts.values(), strict=True)] == [
+                sum(c) for c in zip(*one.by_layer.values(), strict=True)
+            ]
+    assert set(found["4"].by_group) == {"a", "b"}
+    assert set(found["4"].by_position) == {0, 8, 16}
