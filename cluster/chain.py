@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 MADE = {"base": "base", "expand": "expanded", "cpt": "cpt", "sft": "sft", "dpo": "dpo"}  # stage -> its model
 TRAINED = ("cpt", "sft", "dpo")
 FITTED = (*TRAINED, "drafter")  # all that train on Ray and leave a step log
-VARIANTS = ("quantized", "drafted", "drafted_quantized")
+# ways to serve the newest model, the fastest last -> the stages that they need
+VARIANTS = {"quantized": ("quantize",), "drafted": ("drafter",), "drafted_quantized": ("drafter", "quantize")}
 QUANTIZED = "quantized"
 SAME_FUNCTION = {"expanded"}  # computes what the model before it computes, until it is trained
 # stage -> the settings that are null where it is left out
@@ -58,16 +59,15 @@ def newest(config: "RunConfig") -> str:
 
 def variants(config: "RunConfig") -> list[str]:
     """The ways in which this configuration lets the newest model be served beside its own, the fastest last."""
-    needed = {"quantized": ("quantize",), "drafted": ("drafter",), "drafted_quantized": ("drafter", "quantize")}
-    return [name for name in VARIANTS if not any(left_out(config, stage) for stage in needed[name])]
+    return [name for name, stages in VARIANTS.items() if not any(left_out(config, stage) for stage in stages)]
 
 
 def parts_of(config: "RunConfig", name: str) -> list[str]:
     """The folders under models/ that a model or variant is served from, the one that answers first."""
     if name not in VARIANTS:
         return [name]
-    answers = QUANTIZED if "quantized" in name else newest(config)
-    return [answers, "drafter"] if "drafted" in name else [answers]
+    answers = QUANTIZED if "quantize" in VARIANTS[name] else newest(config)
+    return [answers, "drafter"] if "drafter" in VARIANTS[name] else [answers]
 
 
 def stage_before(config: "RunConfig", stage: str) -> str:
@@ -126,9 +126,9 @@ def model_of(run: Run, config: "RunConfig", name: str | None = None) -> str:
 
 
 def _no_such_model(config: "RunConfig", name: str) -> str:
-    made = [*models(config), *variants(config)]
-    guess = nearest(name, made)
+    there = [*models(config), *variants(config)]
+    guess = nearest(name, there)
     meant = f"did you mean {guess}? " if guess else ""
     stage = next((stage for stage, made in MADE.items() if name == made), None)
     why = f" ({stage} is null, so that it is left out)" if stage and left_out(config, stage) else ""
-    return f"{name} is no model of this run{why}; {meant}it makes {', '.join(made)}"
+    return f"{name} is no model of this run{why}; {meant}it makes {', '.join(there)}"

@@ -59,7 +59,7 @@ class Objective:
 
     `before` is called on every rank before there is a trainer. `config` is the class of the trainer's arguments and
     `fields` what it is told beyond what every stage is told; `equip` gives the made trainer what its arguments cannot.
-    `build` loads the model that is trained (None: the job's start), `prepare` changes it before adapters are put on,
+    `build` loads the model that is trained, `prepare` changes it before adapters are put on,
     `freeze` leaves out weights that are not trained. `load` loads one for looking only. `measure` looks at the held-out
     rows of the stage's own corpus, `others` at those of other sets; they return, for this rank's share of the batches,
     the sums [number of groups, 2] (total, count) of each measure.

@@ -12,6 +12,7 @@ from agentmill.config import UserError
 from agentmill.log import say
 from raytrain.data import TokenRows
 from raytrain.job import DRAFTER, Job
+from raytrain.settings import DrafterSettings
 
 PROMPTS = 4
 TOKENS = 16
@@ -32,6 +33,7 @@ def check_contract(job: Job, rows: TokenRows) -> tuple[int, int] | None:
     import ray
     from ray.exceptions import RayError
 
+    assert isinstance(job.settings, DrafterSettings)
     marker = job.work / "contract.txt"
     if marker.is_file():
         return None
@@ -40,11 +42,10 @@ def check_contract(job: Job, rows: TokenRows) -> tuple[int, int] | None:
     asked = {
         "student": str(job.start),
         "drafter": str(job.untrained),
-        "draft_tokens": job.settings.draft_tokens,  # type: ignore[attr-defined]
+        "draft_tokens": job.settings.draft_tokens,
         "prompts": [tokens[:start].tolist() for tokens, start in prompts],
         "tokens": TOKENS,
         "longest": int(rows.lengths.max()) + TOKENS,
-        "eager": True,
     }
     try:
         drafts, tokens = ray.get(in_engine(asked, on_gpu=job.placement.device == "gpu"))

@@ -13,6 +13,7 @@ import torch.distributed
 from speculators.losses import resolve_loss_config
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from agentmill.runs import atomic_write_text
 from raytrain.data import TokenRows
 from raytrain.drafter.acceptance import acceptance_sums, mgl
 from raytrain.drafter.model import drafter_settings, load_drafter, load_drafter_for_scoring, student_of
@@ -92,7 +93,7 @@ class EarlyStop(TrainerCallback):
         self._measured[state.global_step] = self._measure()
         if state.is_world_process_zero:
             text = "".join(json.dumps({"step": step, "mgl": value}) + "\n" for step, value in self._measured.items())
-            self._file.write_text(text, encoding="utf-8")
+            atomic_write_text(self._file, text)
         if stalled([self._measured[step] for step in sorted(self._measured)], self._settings.patience or 1):
             control.should_training_stop = True
             if state.is_world_process_zero:

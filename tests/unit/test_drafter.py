@@ -28,6 +28,7 @@ from raytrain.hardware import CPU_ATTENTION, Placement
 from raytrain.job import DRAFTER, Job
 from raytrain.packing import PackedCollator
 from raytrain.settings import DrafterSettings
+from raytrain.shape import read_shape
 from tests.tiny_llama import write_tiny_llama
 
 PLACEMENT = Placement(device="cpu", threads=1, precision="fp32")
@@ -248,3 +249,10 @@ def test_a_drafter_begins_by_copying_what_stood_in_the_prompt(folders: tuple[Pat
         share[begin] = sum(n > 0 for n in lengths) / len(lengths)
     assert share["copying"] > 0.5
     assert share["random"] < 0.2
+
+
+def test_what_is_trained_is_counted_before_there_is_a_drafter(
+    folders: tuple[Path, Path], drafter: PreTrainedModel
+) -> None:
+    trained = sum(parameter.numel() for parameter in drafter.parameters() if parameter.requires_grad)
+    assert read_shape(folders[0]).drafter == trained
