@@ -5,11 +5,14 @@ Invariant: a refusal by the engine comes back as a value (`EngineAnswer.error`),
 death of a replica is an exception at the caller.
 """
 
+import ctypes.util
 import json
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -18,13 +21,14 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from agentmill.config import UserError
 from agentmill.models.chat import ChatReply, ChatRequest, Message, Sampling
-from rayserve.answers import EngineAnswer
+from rayserve.answers import EngineAnswer, EngineCounts
 from rayserve.settings import EngineSettings, ModelEngine, Speculative
 
 MODEL_ID = "student"
 # Of the four backends of vLLM 0.29, guidance is the one whose JSON is compact, as the agents write it, and whose texts
 # with a `maxLength` are valid JSON (xgrammar 0.2.8 lets control characters through there). It takes GBNF too.
 STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
+_MOST_SEQUENCES = 1 << 20
 NGRAM = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 
 
@@ -68,6 +72,17 @@ class SharedEngine(LLMServer):
             return EngineAnswer(error=f"the engine broke the answer off: {error}", retryable=True)
         return EngineAnswer(error="the engine ended without an answer", retryable=True)
 
+    async def counts(self) -> EngineCounts | None:
+        """What this replica's engine has counted; None where agentmill is not installed in its environment, so that
+        vLLM does not find the logger."""
+        from importlib.metadata import entry_points
+
+        if not entry_points(group="vllm.stat_logger_plugins", name="agentmill"):
+            return None
+        from rayserve.counting import Counting
+
+        return Counting.counts
+
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | EngineAnswer]:
         """Pieces of text as the engine makes them, then the whole answer."""
         start = time.perf_counter()
@@ -81,7 +96,7 @@ class SharedEngine(LLMServer):
 
 
 def build(settings: EngineSettings, model_dir: str, *, on_gpu: bool) -> serve.Application:
-    """The engine's application for the model folder; a function of its arguments alone.
+    """The engine's application for the model folder; a function of its arguments and of the libraries that are there.
 
     Raises:
         UserError: when a setting does not fit the hardware that it asks for.
@@ -128,7 +143,17 @@ def _engine_arguments(settings: EngineSettings, on_gpu: bool) -> dict[str, Any]:
 
 def _drafting(settings: Speculative) -> dict[str, Any]:
     drafting: dict[str, Any] = {"method": settings.method, "num_speculative_tokens": settings.tokens}
+    if settings.tokens_by_batch:
+        drafting["num_speculative_tokens_per_batch_size"] = _by_batch(settings.tokens_by_batch)
     return drafting | ({"model": settings.model} if settings.model else NGRAM)
+
+
+def _by_batch(lengths: dict[int, int]) -> list[tuple[int, int, int]]:
+    """vLLM's own form: (from, to, tokens) without gaps; beyond the last nothing is drafted."""
+    ends = sorted(lengths)
+    starts = [1, *(end + 1 for end in ends)]
+    found = [(start, end, lengths[end]) for start, end in zip(starts, ends, strict=False)]
+    return [*found, (starts[-1], max(starts[-1], _MOST_SEQUENCES), 0)]
 
 
 def _deployment(settings: EngineSettings) -> dict[str, Any]:
@@ -153,9 +178,21 @@ def _environment(settings: EngineSettings, on_gpu: bool) -> dict[str, str]:
     if on_gpu:
         return quiet
     environment = {**quiet, "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib)}
+    preloaded = fast_libraries() if settings.cpu_preload else ()
+    if preloaded:
+        environment["LD_PRELOAD"] = ":".join(preloaded)
     if settings.cpu_threads:
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(settings.cpu_threads)}
     return environment
+
+
+def fast_libraries() -> tuple[str, ...]:
+    """The libraries of this machine that make vLLM faster on a CPU when they stand before others: Intel's OpenMP, which
+    comes with vLLM's own package, and tcmalloc, which a system package brings."""
+    openmp = Path(sys.prefix, "lib", "libiomp5.so")
+    found = [str(openmp)] if openmp.is_file() else []
+    names = (ctypes.util.find_library(name) for name in ("tcmalloc_minimal", "tcmalloc"))
+    return (*found, *[name for name in names if name][:1])
 
 
 def _openai_request(request: ChatRequest, *, stream: bool) -> Any:

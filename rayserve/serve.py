@@ -128,12 +128,20 @@ def _import_serve() -> None:
     importlib.import_module("rayserve.app")
 
 
+def start_bare() -> None:
+    """Start Serve without HTTP."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; the replicas have their own
+    serve.start(proxy_location="Disabled")
+
+
 def start_http(port: int, timeout_s: float) -> None:
     """Start Serve, listening on the loopback interface only; a request may take `timeout_s`."""
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; the replicas have their own
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # as above
     serve.start(
         http_options=HTTPOptions(host=LOOPBACK, port=port, request_timeout_s=timeout_s), proxy_location="HeadOnly"
     )
@@ -161,9 +169,9 @@ def await_answer(app: str, base_url: str, deadline: float, setting: str = "serve
         UserError: when a deployment failed or the time is over.
     """
     while not _answers(base_url, timeout_s=10):
-        trouble = _trouble(app)
-        if trouble:
-            raise UserError(f"the served system did not start: {trouble}; Ray's logs are in {_log_folder()}")
+        wrong = trouble(app)
+        if wrong:
+            raise UserError(f"the served system did not start: {wrong}; Ray's logs are in {_log_folder()}")
         if time.monotonic() > deadline:
             raise UserError(f"the served system did not answer in time; raise {setting} or free the machine")
         time.sleep(POLL_S)
@@ -181,7 +189,7 @@ def _answers(base_url: str, timeout_s: float) -> bool:
         connection.close()
 
 
-def _trouble(app: str) -> str:
+def trouble(app: str) -> str:
     """What Serve says of a deployment that will not come up, or nothing while there is hope."""
     from ray import serve
 

@@ -54,12 +54,24 @@ class Speculative(Strict):
     """Speculative decoding: who drafts, and how many tokens at a time.
 
     `ngram` repeats what followed the same words before and needs no weights; `eagle3` is a drafter in the folder
-    `model` that was trained for the served model (speculators' format).
+    `model` that was trained for the served model (speculators' format). `tokens_by_batch` drafts fewer where many are
+    in flight: {4: 5, 16: 2} drafts five with up to four requests in a step, two with up to sixteen, none beyond.
     """
 
     method: Literal["ngram", "eagle3"]
     tokens: int = Field(3, ge=1, le=16)
+    tokens_by_batch: dict[int, int] = {}
     model: str = ""
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        wrong = [batch for batch, tokens in self.tokens_by_batch.items() if batch < 1 or not 0 <= tokens <= self.tokens]
+        if wrong:
+            raise ValueError(
+                f"tokens_by_batch={self.tokens_by_batch}: requests in a step are 1 or more, and 0 to "
+                f"tokens={self.tokens} are drafted for them; change the entry of {wrong[0]}, or raise tokens"
+            )
+        return self
 
     @model_validator(mode="after")
     def _drafter_is_named(self) -> Self:
@@ -77,7 +89,8 @@ class EngineSettings(Strict):
     because agents' prompts are short and only whole blocks are found again in the prefix cache. `cpu_threads` is the
     number of threads on the CPU: by default one less than there are cores, wherever the system has room; 0 lets vLLM
     bind its threads to cores of its own choice, which is best on a machine that does nothing else, and starves where
-    another program is busy on those cores.
+    another program is busy on those cores. With `cpu_preload` Intel's OpenMP and tcmalloc stand before other
+    libraries, where this machine has them.
     Requests beyond `max_ongoing_requests` in a replica wait, beyond `max_queued_requests` at a caller are refused.
     With `max_replicas` there are `replicas` at least, and up to so many while each has more than
     `target_ongoing_requests` in work.
@@ -95,6 +108,7 @@ class EngineSettings(Strict):
     block_size: int = Field(32, ge=16, multiple_of=16)
     cpu_kv_cache_gib: int = Field(1, ge=1)
     cpu_threads: int | None = Field(None, ge=0)
+    cpu_preload: bool = True
     gpu_memory_utilization: float = Field(0.85, gt=0.0, le=1.0)
     stream_interval_ms: float = Field(5.0, ge=0.0)
     speculative: Speculative | None = None
