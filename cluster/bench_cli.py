@@ -264,6 +264,22 @@ def bench_drafter(
     print(f"agentmill figures {run.root} drafter")
 
 
+@bench_app.command("trees")
+def bench_trees(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="a run with a drafter")],
+    answers: Annotated[int, typer.Option(min=1, help="held-out answers that are drafted, drawn at random")] = 200,
+    depth: Annotated[int, typer.Option(min=1, help="tokens of a path, and passes of the drafter")] = 6,
+    top_k: Annotated[int, typer.Option(min=1, help="nodes expanded at each depth, and children of each")] = 10,
+    tokens: Annotated[int, typer.Option(min=1, help="drafted tokens that the student verifies")] = 60,
+    runs: RunsOption = RUNS,
+) -> None:
+    """EAGLE-2's draft trees beside greedy chains: the mean generated length of each, without an engine or Ray."""
+    from cluster.training_benches import trees
+
+    run = trees(find_run(source, runs), answers, depth=depth, top_k=top_k, tokens=tokens)
+    print(f"agentmill figures {run.root} drafter")
+
+
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
     """The folder that was asked for, or a temporary one that goes away."""

@@ -1,4 +1,5 @@
-"""What `agentmill bench training`, `resume`, `adaptation` and `drafter` need: stage settings, a model, and Ray."""
+"""What `agentmill bench training`, `resume`, `adaptation`, `drafter` and `trees` need: stage settings, a model, and Ray
+where something is trained."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,8 +98,22 @@ def drafters(folder: Path, source: Run, assignments: Sequence[str], device: Devi
     from benchmarks.drafters import bench_drafters
 
     config = config_of(source, assignments)
-    settings = config.drafter or DrafterSettings.model_validate(under(config.hardware, "drafter", {}))
+    settings = _drafter_settings(config)
     if device is not None:
         settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"device": device})})
     with ray_session(folder / "ray.json"):
         return bench_drafters(folder, source, chain.model_of(source, config), settings, steps, Site(config.hardware))
+
+
+def trees(source: Run, answers: int, *, depth: int, top_k: int, tokens: int) -> Run:
+    """Run the bench of draft trees on a run's own drafter, in this process and without Ray."""
+    from benchmarks.trees import bench_trees
+    from raytrain.drafter.trees import TreeShape
+
+    config = config_of(source)
+    return bench_trees(source, _drafter_settings(config), config.hardware, TreeShape(depth, top_k, tokens), answers)
+
+
+def _drafter_settings(config: RunConfig) -> DrafterSettings:
+    """The drafter's settings of a configuration, the defaults where it leaves the drafter out."""
+    return config.drafter or DrafterSettings.model_validate(under(config.hardware, "drafter", {}))
