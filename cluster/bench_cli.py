@@ -280,6 +280,52 @@ def bench_trees(
     print(f"agentmill figures {run.root} drafter")
 
 
+@bench_app.command("serving")
+def bench_serving(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="a run with a finished model")],
+    scale: Annotated[
+        Literal["demo", "inflated"], typer.Option(help="the run's models as they are, or inflated")
+    ] = "demo",
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="bf16, quantized, ...; again for another (default: all)")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", metavar="NAME:VARIANT,FIELD=VALUE,...", help="a variant with other settings of its engine"
+        ),
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="calls in flight (default: 1,2,4,6,8,16,32,64; inflated: 1,6,16,32)")
+    ] = None,
+    conversing: Annotated[str, typer.Option(help="conversations in flight, none where empty")] = "1,6",
+    calls: Annotated[int, typer.Option(min=1, help="calls of a replay, more where many are in flight")] = 48,
+    conversations: Annotated[int, typer.Option(min=1, help="conversations of a replay")] = 12,
+    repeats: Annotated[int, typer.Option(min=1, help="replays of each; the median counts")] = 3,
+    target_s: Annotated[
+        float | None, typer.Option("--target", min=0.0, help="seconds of a call for goodput (default: 2 P90 of bf16)")
+    ] = None,
+    most_teacher: Annotated[int, typer.Option(min=1, help="calls in flight to which the teacher is measured")] = 6,
+    quick: Annotated[bool, typer.Option("--quick", help="a look: one replay of 12 calls at 1 and 6")] = False,
+    folder: FolderOption = None,
+    assignments: SetOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Recorded agent calls and conversations replayed to engine configurations; the paper's tables 1, 2 and figure 6."""
+    from benchmarks.serving import Extent
+    from cluster.serving_benches import Asked, numbers
+    from cluster.serving_benches import bench_serving as bench
+
+    counts = numbers("--concurrency", concurrency or ("1,6,16,32" if scale == "inflated" else "1,2,4,6,8,16,32,64"))
+    extent = Extent(counts, numbers("--conversing", conversing), calls, rounds=2, repeats=repeats)
+    if quick:
+        extent = Extent((1, 6), (), calls=12, rounds=1, repeats=1)
+    asked = Asked(variants or [], also or [], extent, conversations, target_s, most_teacher)
+    with _folder(folder) as place:
+        run = bench(find_run(source, runs), assignments or [], scale, asked, place)
+    print(f"agentmill figures {run.root} bench.serving")
+
+
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
     """The folder that was asked for, or a temporary one that goes away."""
