@@ -52,6 +52,17 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     return _mapping(_parse_yaml(file.read_text(encoding="utf-8"), str(file)), str(file))
 
 
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """The data as YAML that `load_yaml` reads, keys in their order."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    writer, text = YAML(), StringIO()
+    writer.dump(dict(data), text)
+    return text.getvalue()
+
+
 def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A copy of `data` with each `a.b=value` applied; values are read as YAML, missing mappings are made.
 

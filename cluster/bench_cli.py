@@ -250,7 +250,8 @@ def bench_adaptation(
 @bench_app.command("drafter")
 def bench_drafter(
     source: Annotated[str, typer.Argument(metavar="RUN", help="a run whose student has answered (stage responses)")],
-    steps: Annotated[int, typer.Option(min=1, help="steps of each training")] = 400,
+    epochs: Annotated[int, typer.Option(min=1, help="passes of each training over its own answers")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="of all three trainings")] = 1,
     device: DeviceOption = None,
     folder: FolderOption = None,
     assignments: SetOption = None,
@@ -260,7 +261,7 @@ def bench_drafter(
     from cluster.training_benches import drafters
 
     with _folder(folder) as place:
-        run = drafters(place, find_run(source, runs), assignments or [], device, steps)
+        run = drafters(place, find_run(source, runs), assignments or [], device, epochs, seed)
     print(f"agentmill figures {run.root} drafter")
 
 
@@ -311,7 +312,7 @@ def bench_serving(
     assignments: SetOption = None,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Recorded agent calls and conversations replayed to engine configurations; the paper's tables 1, 2 and figure 6."""
+    """Recorded agent calls and conversations replayed to engine configurations: the paper's tables and figure 6."""
     from benchmarks.serving import Extent
     from cluster.serving_benches import Asked, numbers
     from cluster.serving_benches import bench_serving as bench

@@ -43,6 +43,10 @@ merge_app = typer.Typer(
 app.add_typer(merge_app, name="merge")
 
 app.add_typer(bench_app, name="bench")
+tune_app = typer.Typer(
+    help="Search the settings that are best for a run on this machine.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(tune_app, name="tune")
 
 pairs_app = typer.Typer(
     help="Pairs for preference tuning that people make: what an agent said, and what it should have said.",
@@ -111,15 +115,51 @@ def serve(
     model: Annotated[Path | None, typer.Option(help="a model folder in place of the run's own")] = None,
     config: Annotated[Path | None, typer.Option(help="a YAML file in place of the run's configuration")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one")] = None,
+    tuned: Annotated[bool, typer.Option("--tuned", help="as `agentmill tune serving` found best")] = False,
     assignments: SetOption = None,
     runs: RunsOption = RUNS,
 ) -> None:
     """Serve a run's student behind an OpenAI-compatible gateway, in the foreground, until Ctrl-C."""
-    from cluster.serving import serve_forever, settings_for
+    from agentmill.config import ConfigError
+    from cluster.serving import serve_forever, settings_for, tuned_for
 
     extra = [*(assignments or []), *([f"serve.port={port}"] if port is not None else [])]
-    settings, folder = settings_for(None if config else find_run(run, runs), config, extra, model, stage)
+    folder: Path | None
+    if tuned:
+        if stage or model or config:
+            raise ConfigError("--tuned says which model is served and how; leave out --stage, --model and --config")
+        settings, folder = tuned_for(find_run(run, runs), extra)
+    else:
+        settings, folder = settings_for(None if config else find_run(run, runs), config, extra, model, stage)
     serve_forever(settings, folder)
+
+
+@tune_app.command("serving")
+def tune_serving(
+    run: RunArg = "local",
+    in_flight: Annotated[str, typer.Option(metavar="N,N,...", help="calls in flight that are served for")] = "1,6,16",
+    target_s: Annotated[
+        float | None, typer.Option("--target", min=0.0, help="seconds of a call (default: twice the P90 of BF16 alone)")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="how many configurations are tried at most")] = 14,
+    calls: Annotated[int, typer.Option(min=1, help="recorded calls of a replay, more where many are in flight")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="replays of each; the median counts")] = 3,
+    assignments: SetOption = None,
+    runs: RunsOption = RUNS,
+) -> None:
+    """Search draft length, batch limit, 8 bits and prefix cache for the most answers within a latency target."""
+    from cluster.serving_benches import numbers
+    from cluster.tuning import tune_serving as tune
+
+    tune(
+        find_run(run, runs),
+        assignments or [],
+        in_flight=numbers("--in-flight", in_flight),
+        target_s=target_s,
+        trials=trials,
+        calls=calls,
+        repeats=repeats,
+    )
 
 
 @app.command()

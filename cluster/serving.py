@@ -1,7 +1,7 @@
 """`agentmill serve`: one system in the foreground, on the loopback interface, stopped cleanly by Ctrl-C or SIGTERM.
 
-Which settings and which model: a run's own and the newest of its chain, changed by `--config`, `--set`, `--stage` and
-`--model`.
+Which settings and which model: a run's own and the newest of its chain, changed by `--config`, `--set`, `--stage`,
+`--model`, and `--tuned` for what `agentmill tune serving` found.
 """
 
 import tempfile
@@ -9,17 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentmill.agents.settings import TeamSettings
-from agentmill.config import ConfigError
+from agentmill.config import ConfigError, Strict, load_yaml, override, validate
 from agentmill.domains.base import load_domain
 from agentmill.lineage import require_memory
 from agentmill.log import say
-from agentmill.runs import Run
+from agentmill.runs import Run, RunError
 from cluster import chain
 from cluster.config import RunConfig, config_of, read_config
 from rayserve.settings import EngineSettings, Speculative
 
 SERVE_GIB = 5.0
 EXPERT_GIB = 1.0
+TUNED = ("tune", "serving.yaml")
+_ENGINE = "serve.engine."
+
+
+class TunedServing(Strict):
+    """What `agentmill tune serving` found: the model or variant that answers, and the engine's settings."""
+
+    stage: str
+    engine: EngineSettings
 
 
 def settings_for(
@@ -52,6 +61,28 @@ def settings_for(
         return settings, model
     folder, engine = served_as(run, settings, chain.model_of(run, settings, stage))
     return settings.model_copy(update={"serve": settings.serve.model_copy(update={"engine": engine})}), folder
+
+
+def tuned_for(run: Run, assignments: Sequence[str] = ()) -> tuple[RunConfig, Path]:
+    """The configuration and the model folder that `agentmill tune serving` found best, `--set` assignments on top.
+
+    Raises:
+        ConfigError: when the file or an assignment is wrong.
+        RunError: when the run was not tuned, or its models are gone.
+    """
+    file = run.path(*TUNED)
+    if not file.is_file():
+        raise RunError(f"{file} is not there; write it with `agentmill tune serving {run.root}`, or leave out --tuned")
+    tuned = validate(TunedServing, load_yaml(file), str(file))
+    of_engine = [one.strip().removeprefix(_ENGINE) for one in assignments if one.strip().startswith(_ENGINE)]
+    config = config_of(run, [one for one in assignments if not one.strip().startswith(_ENGINE)])
+    folder, _ = served_as(run, config, chain.model_of(run, config, tuned.stage))
+    found = override(tuned.engine.model_dump(mode="json"), of_engine)
+    if found["speculative"] and found["speculative"]["model"]:
+        found["speculative"]["model"] = str(run.root / "models" / "drafter")
+    engine = validate(EngineSettings, found, f"{file} and --set")
+    update = {"system": served_system(run, config), "serve": config.serve.model_copy(update={"engine": engine})}
+    return config.model_copy(update=update), folder
 
 
 def served_as(run: Run, config: RunConfig, name: str) -> tuple[Path, EngineSettings]:

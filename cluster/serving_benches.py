@@ -92,7 +92,7 @@ def bench_serving(source: Run, assignments: Sequence[str], scale: Scale, asked: 
 
 def _chosen(source: Run, config: RunConfig, scale: Scale, asked: Asked, folder: Path) -> Iterator[Configuration]:
     """The configurations that were asked for, with the engines of this scale."""
-    there = _own(source, config) if scale == "demo" else _inflated(source, config, folder)
+    there = engines_of(source, config) if scale == "demo" else _inflated(source, config, folder)
     unknown = [name for name in asked.variants if name not in there]
     if unknown:
         guess = nearest(unknown[0], there)
@@ -126,7 +126,7 @@ def _further(text: str, there: dict[str, ModelEngine], names: Sequence[str]) -> 
     return Configuration(name, engine, same_as if same_as in names else None)
 
 
-def _own(source: Run, config: RunConfig) -> dict[str, ModelEngine]:
+def engines_of(source: Run, config: RunConfig) -> dict[str, ModelEngine]:
     """The newest model and the variants that the run has, each as its engine."""
     wanted = {BF16: chain.newest(config), **{name: name for name in chain.variants(config)}}
     found = {}
@@ -146,7 +146,7 @@ def _inflated(source: Run, config: RunConfig, folder: Path) -> dict[str, ModelEn
     from benchmarks.inflated import inflate, quantize_inflated
     from benchmarks.inflated_drafter import inflate_drafter
 
-    own = _own(source, config)
+    own = engines_of(source, config)
     start, made = Path(own[BF16].model), folder / "inflated"
     folders = {name: made / name for name in (TEACHER, BF16, QUANTIZED, "drafter")}
     for name, shape in ((TEACHER, TEACHER_SHAPE), (BF16, STUDENT_SHAPE)):

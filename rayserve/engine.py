@@ -127,7 +127,7 @@ def _engine_arguments(settings: EngineSettings, on_gpu: bool) -> dict[str, Any]:
         "block_size": settings.block_size,
         "dtype": settings.dtype,
         "enforce_eager": settings.enforce_eager,
-        "enable_prefix_caching": True,
+        "enable_prefix_caching": settings.prefix_caching,
         "generation_config": "vllm",  # sampling is the agents' business, not the model folder's
         "structured_outputs_config": STRUCTURED,
     }

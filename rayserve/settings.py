@@ -106,6 +106,7 @@ class EngineSettings(Strict):
     max_model_len: int = Field(2048, ge=128)
     max_num_seqs: int = Field(32, ge=1)
     block_size: int = Field(32, ge=16, multiple_of=16)
+    prefix_caching: bool = True
     cpu_kv_cache_gib: int = Field(1, ge=1)
     cpu_threads: int | None = Field(None, ge=0)
     cpu_preload: bool = True

@@ -1,0 +1,120 @@
+"""`agentmill tune serving`, on a machine whose speeds are a formula: what is tried, what wins, and where it stops."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from agentmill.config import ConfigError
+from agentmill.runs import Run, RunError
+from benchmarks.replay import Sample
+from benchmarks.serving import CALLS, Cell, Configuration, Extent, Measured
+from cluster.config import RunConfig
+from cluster.serving import TUNED, tuned_for
+from cluster.tuning import Search, Trial, find, over
+from rayserve.answers import EngineCounts
+from rayserve.settings import ModelEngine, Speculative
+
+EXTENT = Extent((1, 8), (), calls=8, rounds=1, repeats=3)
+DRAFTED = ModelEngine(model="student", speculative=Speculative(method="eagle3", model="drafter", tokens=3))
+START = {
+    "bf16": Trial("bf16", "dpo", ModelEngine(model="student")),
+    "quantized": Trial("quantized", "quantized", ModelEngine(model="student8")),
+    "drafted": Trial("drafted", "drafted", DRAFTED),
+}
+
+
+class Machine:
+    """Measures by a formula: answers per second of an engine at a concurrency."""
+
+    def __init__(self, speed: Callable[[ModelEngine, int], float]) -> None:
+        self.speed, self.asked = speed, list[list[str]]()
+
+    def __call__(self, trials: Sequence[Trial], anchors: Sequence[str], extent: Extent) -> Measured:
+        self.asked.append([one.name for one in trials])
+        measured = Measured([Configuration(one.name, one.engine) for one in trials])
+        for one in trials:
+            for c in extent.concurrency:
+                cell = measured.cells[CALLS, one.name, c] = Cell()
+                for repeat in range(extent.repeats):
+                    rate = self.speed(one.engine, c) * (1 + 0.001 * repeat)
+                    cell.samples[0, repeat] = Sample(c, (c / rate,) * 10, ("",) * 10, 100, 10 / rate)
+                    cell.counts[0, repeat] = EngineCounts()
+        return measured
+
+
+def drafting_pays(engine: ModelEngine, in_flight: int) -> float:
+    """Five tokens are best alone, one among eight; everything else is the same."""
+    if engine.speculative is None:
+        return 10.0 * in_flight
+    lengths = engine.speculative.tokens_by_batch or {64: engine.speculative.tokens}
+    tokens = next(length for batch, length in sorted(lengths.items()) if in_flight <= batch)
+    best = 5 if in_flight == 1 else 1
+    return 10.0 * in_flight * (2.0 - 0.1 * abs(tokens - best))
+
+
+def test_each_step_carries_on_what_won_and_lengths_become_a_schedule() -> None:
+    machine = Machine(drafting_pays)
+    search = find(START, machine, EXTENT, None, 40)
+    assert search.best.engine.speculative is not None
+    assert search.best.engine.speculative.tokens_by_batch == {1: 5, 8: 1}
+    assert search.best.stage == "drafted"
+    assert machine.asked[0] == ["bf16", "drafted", "quantized"], "the fastest variant is tried first"
+    assert search.target_s == pytest.approx(0.2, rel=0.01)
+
+
+def test_a_search_stops_at_its_number_of_trials() -> None:
+    machine = Machine(drafting_pays)
+    search = find(START, machine, EXTENT, None, 3)
+    tried = [name for names in machine.asked for name in names[1:]]
+    assert len(tried) == 3 and search.left == 0
+
+
+def test_nothing_takes_the_place_of_the_best_within_the_margin() -> None:
+    machine = Machine(lambda engine, in_flight: 10.0 * in_flight * (1.01 if engine.speculative else 1.0))
+    assert find(START, machine, EXTENT, None, 40).best.name == "bf16"
+
+
+def test_what_answers_too_late_does_not_count() -> None:
+    """Twice as many answers, all of them late: the best of many in flight is not the best for who waits."""
+
+    def speed(engine: ModelEngine, in_flight: int) -> float:
+        return 40.0 if engine.speculative else 10.0 * in_flight
+
+    found = Machine(speed)([START["bf16"], START["drafted"]], ["bf16"], EXTENT)
+    assert over(found, "drafted", "bf16", (8,), target_s=0.15).value == 0
+    assert over(found, "bf16", "drafted", (8,), target_s=0.15).value == float("inf")
+    assert over(found, "drafted", "bf16", (1,), target_s=0.15).value == pytest.approx(4)
+
+
+def test_a_run_that_was_not_tuned_says_how(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", RunConfig().model_dump(mode="json"), "test")
+    with pytest.raises(RunError, match="agentmill tune serving"):
+        tuned_for(run)
+
+
+def test_tuned_settings_are_read_back_with_the_runs_own_drafter_and_assignments_on_top(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"drafter": {}}).model_dump(mode="json")
+    run = Run.create(tmp_path / "run", config, "test")
+    for name in ("sft", "drafter"):
+        (run.root / "models" / name).mkdir(parents=True)
+    file = run.path(*TUNED)
+    file.write_text(
+        "stage: drafted\nengine:\n  max_num_seqs: 8\n  speculative:\n    method: eagle3\n    tokens: 5\n"
+        "    tokens_by_batch:\n      1: 5\n      8: 1\n    model: /elsewhere/drafter\n"
+    )
+    settings, folder = tuned_for(run, ["serve.engine.max_num_seqs=16", "serve.port=0"])
+    engine = settings.serve.engine
+    assert folder == run.root / "models" / "sft"
+    assert (engine.max_num_seqs, settings.serve.port) == (16, 0)
+    assert engine.speculative is not None and engine.speculative.tokens_by_batch == {1: 5, 8: 1}
+    assert engine.speculative.model == str(run.root / "models" / "drafter")
+    file.write_text("stage: drafted\nengine:\n  max_seqs: 8\n")
+    with pytest.raises(ConfigError, match="max_num_seqs"):
+        tuned_for(run)
+
+
+def test_a_search_is_told_what_it_saw() -> None:
+    search: Search = find(START, Machine(drafting_pays), EXTENT, 1.0, 5)
+    assert {one["name"] for one in search.seen} >= {"bf16", "drafted", "quantized"}
+    assert all(set(one) == {"name", "stage", "goodput", "over_best", "queries_per_s"} for one in search.seen)
