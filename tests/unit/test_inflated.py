@@ -219,8 +219,6 @@ def test_in_8_bits_the_model_s_rows_are_those_of_the_model_in_8_bits(tmp_path: P
         assert apart(one(IDS).logits.float(), other(IDS).logits.float()) < 0.05  # activations are rounded in bf16
 
 
-# The drafter.
-
 PLACEMENT = Placement(device="cpu", threads=1, precision="fp32")
 LAYERS, BIG = 6, Shape(width=256, blocks=15, heads=8, feed_forward=300)
 
@@ -286,12 +284,9 @@ def test_the_drafter_drafts_what_it_drafted(tmp_path: Path, student: Path, big: 
     assert apart(before, drafted(large, big)) < 1e-4
     config = config_of(large)
     assert config[LAYER_IDS] == [0, 7, 12]
-    assert {config[LAYER][field] for field in ("hidden_size", "num_attention_heads", "intermediate_size")} == {
-        256,
-        8,
-        300,
-    }
-    assert (large / "config.json").is_file()
+    fields = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    assert [config[LAYER][field] for field in fields] == [256, 8, 4, 300]
+    assert {file.name for file in small.glob("*.py")} == {file.name for file in large.glob("*.py")}
 
 
 @pytest.mark.parametrize("broken", ["eps", "states", "order"])
