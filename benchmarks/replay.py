@@ -93,6 +93,8 @@ def recorded_calls(run: Run, system: TeamSettings, count: int, seed: int) -> lis
     if not file.is_file():
         raise NothingRecorded(f"{file} is not there; run the stage corpora first (--until corpora)")
     rows = pq.read_table(file, columns=["prompt", "agent"]).to_pylist()
+    if not rows:
+        raise NothingRecorded(f"{file} has no calls: no conversation was held out; simulate more of them")
     random.Random(seed).shuffle(rows)
     return [
         ChatRequest(
@@ -182,7 +184,8 @@ async def replay_talks(
 
 
 async def _closed_loop(do: Callable[[int, T], Awaitable[None]], work: Sequence[T], in_flight: int) -> float:
-    """Do all of the work with `in_flight` workers that each take the next piece; returns the seconds."""
+    """Do all of the work with `in_flight` workers that each take the next piece; returns the seconds. The first piece
+    that fails ends all of it, with its own error."""
     left: Iterator[tuple[int, T]] = iter(enumerate(work))
 
     async def worker() -> None:
@@ -190,9 +193,12 @@ async def _closed_loop(do: Callable[[int, T], Awaitable[None]], work: Sequence[T
             await do(number, piece)
 
     began = time.perf_counter()
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(min(in_flight, len(work))):
-            workers.create_task(worker())
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(in_flight, len(work))):
+                workers.create_task(worker())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0]  # noqa: B904 - it has a cause of its own
     return time.perf_counter() - began
 
 
