@@ -205,7 +205,8 @@ async def _group(
         for kind, in_flight in plan:
             there = _measured_at(group, in_flight)
             for repeat in range(extent.repeats):
-                for one in there[repeat % len(there) :] + there[: repeat % len(there)]:
+                first = repeat % max(1, len(there))
+                for one in there[first:] + there[:first]:
                     cell = measured.cells.setdefault((kind, one.name, in_flight), Cell())
                     at = (number, repeat)
                     cell.samples[at], cell.counts[at] = await _replay(engines[one.name], kind, work, extent, in_flight)

@@ -9,7 +9,8 @@ Invariant: every configuration is the run's own serve.engine but for what its na
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +37,8 @@ BF16, QUANTIZED, TEACHER, FASTEST = "bf16", "quantized", "teacher", "drafted_qua
 UNDRAFTED = {"drafted": BF16, FASTEST: QUANTIZED}  # whose greedy answers a drafted one must give
 STYLES = ("line", "line second", "line third", "line fourth", "line fifth", "line sixth")
 ENDINGS = ("md", "json", "html")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # part of figures' names and of a route
+COMMA = re.compile(r",(?![^{\[]*[}\]])")  # one that stands in no braces or brackets
 SEED = 11
 
 
@@ -104,19 +107,22 @@ def _chosen(source: Run, config: RunConfig, scale: Scale, asked: Asked, folder: 
         for name, engine in there.items()
     ]
     yield from without(made, names)
+    taken = set(there)
     for text in asked.also:
-        yield _further(text, there, names)
+        further = _further(text, there, names, taken)
+        taken.add(further.name)
+        yield further
 
 
-def _further(text: str, there: dict[str, ModelEngine], names: Sequence[str]) -> Configuration:
-    """A configuration of `--with NAME:VARIANT,FIELD=VALUE,...`.
+def _further(text: str, there: dict[str, ModelEngine], names: Sequence[str], taken: Collection[str]) -> Configuration:
+    """A configuration of `--with NAME:VARIANT,FIELD=VALUE,...`, by none of the names that are taken.
 
     Raises:
         ConfigError: when it is not of this form, or names no variant.
     """
-    name, colon, rest = text.partition(":")
-    variant, *assignments = rest.split(",")
-    if not colon or not name or variant not in there or name in there:
+    name, _, rest = text.partition(":")
+    variant, *assignments = COMMA.split(rest)
+    if not NAME.fullmatch(name) or variant not in there or name in taken:
         raise ConfigError(
             f"--with {text}: write NAME:VARIANT,FIELD=VALUE,... with a name of your own and one of {', '.join(there)}, "
             f"for example --with five:{FASTEST},speculative.tokens=5"
@@ -186,7 +192,7 @@ def _lines(measured: Measured, scale: Scale, target_s: float | None) -> Iterator
         yield from tables.table_2(measured, at)
         yield from tables.ladder_lines(tables.ladder(measured, at), at)
     yield from tables.curves(measured, target_s)
-    same, total = measured.equal(measured.concurrencies(CALLS)[0])
+    same, total = measured.equal(min(measured.concurrencies(CALLS), default=1))
     if total:
         yield f"{same} of {total} answers with a drafter are those without one."
 
