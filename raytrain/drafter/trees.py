@@ -27,7 +27,7 @@ class TreeError(UserError):
 
 @dataclass(frozen=True)
 class TreeShape:
-    """How a tree is grown; the defaults are EAGLE-2's for a model of 7B or 8B parameters (section 5).
+    """How a tree is grown; the defaults are EAGLE-2's own for a model of 7B or 8B parameters.
 
     `depth` is how many tokens a path has, and passes of the drafter, one after another, a draft takes. `tokens` counts
     what is drafted, the root not among it.
