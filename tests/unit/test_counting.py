@@ -1,5 +1,6 @@
 """What an engine counts of its own work, from the statistics that vLLM gives its loggers at each step."""
 
+from vllm.v1.metrics.loggers import load_stat_logger_plugin_factories
 from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
