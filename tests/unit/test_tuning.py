@@ -11,7 +11,7 @@ from benchmarks.replay import Sample
 from benchmarks.serving import CALLS, Cell, Configuration, Extent, Measured
 from cluster.config import RunConfig
 from cluster.serving import TUNED, tuned_for
-from cluster.tuning import Search, Trial, find, over
+from cluster.tuning import BLOCKS, Search, Trial, find, over
 from rayserve.answers import EngineCounts
 from rayserve.settings import ModelEngine, Speculative
 
@@ -118,3 +118,10 @@ def test_a_search_is_told_what_it_saw() -> None:
     search: Search = find(START, Machine(drafting_pays), EXTENT, 1.0, 5)
     assert {one["name"] for one in search.seen} >= {"bf16", "drafted", "quantized"}
     assert all(set(one) == {"name", "stage", "goodput", "over_best", "queries_per_s"} for one in search.seen)
+
+
+def test_blocks_that_are_tried_are_some_that_vllm_has_on_a_cpu() -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes = CPUAttentionBackend.get_supported_kernel_block_sizes()
+    assert all(any(block % size.base == 0 for size in sizes) for block in BLOCKS)
