@@ -93,16 +93,19 @@ def adaptation(folder: Path, config: RunConfig, device: Device | None, extent: "
         return bench_adaptation(folder, model_folder(config.base), settings, extent, Site(config.hardware))
 
 
-def drafters(folder: Path, source: Run, assignments: Sequence[str], device: Device | None, steps: int) -> Run:
+def drafters(
+    folder: Path, source: Run, assignments: Sequence[str], device: Device | None, epochs: int, seed: int
+) -> Run:
     """Run the bench of drafters for the newest model of a run, by the run's own settings with `assignments` applied."""
-    from benchmarks.drafters import bench_drafters
+    from benchmarks.drafters import Extent, bench_drafters
 
     config = config_of(source, assignments)
     settings = _drafter_settings(config)
     if device is not None:
         settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"device": device})})
     with ray_session(folder / "ray.json"):
-        return bench_drafters(folder, source, chain.model_of(source, config), settings, steps, Site(config.hardware))
+        student, extent = chain.model_of(source, config), Extent(epochs, seed)
+        return bench_drafters(folder, source, student, settings, extent, Site(config.hardware))
 
 
 def trees(source: Run, answers: int, *, depth: int, top_k: int, tokens: int) -> Run:

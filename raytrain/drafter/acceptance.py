@@ -15,11 +15,13 @@ import torch
 from transformers import PreTrainedModel
 
 from raytrain.batches import Share
-from raytrain.data import TokenRows
+from raytrain.data import Int64, TokenRows
 from raytrain.drafter.model import drafter_settings, student_of
 from raytrain.drafter.states import draft_inputs, student_states
+from raytrain.hardware import Placement
 from raytrain.job import Job
 from raytrain.packing import PackedCollator, best_fit
+from raytrain.settings import DrafterSettings
 
 ACCEPTED = "accepted_at_"
 
@@ -33,13 +35,28 @@ def acceptance_sums(drafter: PreTrainedModel, rows: TokenRows, job: Job, share: 
     sums = torch.zeros(places, len(names), 2, dtype=torch.float64)
     packs = best_fit(rows.lengths, np.arange(len(rows)), job.settings.tokens_per_batch)
     for pack in share(packs):
-        for row, lengths in zip(pack, _accepted(drafter, rows, job, pack), strict=True):
+        found = _accepted(drafter, rows, pack, places, job.placement)
+        for row, lengths in zip(pack, found, strict=True):
             for place in range(places):
                 sums[place, names.index(rows.groups[row])] += torch.tensor(
                     [sum(length > place for length in lengths), len(lengths)], dtype=torch.float64
                 )
     device = drafter.device
     return {f"{ACCEPTED}{place + 1}": sums[place].to(device) for place in range(places)}
+
+
+def tokens_and_passes(
+    drafter: PreTrainedModel, rows: TokenRows, settings: DrafterSettings, placement: Placement
+) -> Int64:
+    """For each row's answer, the tokens that were generated with drafts and the student's passes: [rows, 2]. Their sums
+    over all rows are what `mgl` divides."""
+    import numpy as np
+
+    found = np.zeros((len(rows), 2), dtype=np.int64)
+    for pack in best_fit(rows.lengths, np.arange(len(rows)), settings.tokens_per_batch):
+        for row, lengths in zip(pack, _accepted(drafter, rows, pack, settings.draft_tokens, placement), strict=True):
+            found[row] = sum(lengths) + len(lengths), len(lengths)
+    return found
 
 
 def mgl(measured: Mapping[str, Sequence[float]]) -> tuple[float, int]:
@@ -50,16 +67,17 @@ def mgl(measured: Mapping[str, Sequence[float]]) -> tuple[float, int]:
 
 
 @torch.no_grad()
-def _accepted(drafter: PreTrainedModel, rows: TokenRows, job: Job, pack: list[int]) -> list[list[int]]:
-    """For each row of a pack, how many tokens of each draft were accepted."""
-    student = student_of(drafter, job.placement)
+def _accepted(
+    drafter: PreTrainedModel, rows: TokenRows, pack: list[int], places: int, placement: Placement
+) -> list[list[int]]:
+    """For each row of a pack, how many of the `places` tokens of each draft were accepted."""
+    student = student_of(drafter, placement)
     row = {
         name: value.to(student.device) if isinstance(value, torch.Tensor) else value
         for name, value in PackedCollator(rows, 0).tensors(pack).items()
     }
     inputs = draft_inputs(row, student_states(student, drafter.target_layer_ids, row))
     inputs.pop("verifier_last_hidden_states")
-    places = drafter_settings(job).draft_tokens
     guesses = torch.cat(drafter(**inputs, ttt_steps=places))
     if drafter.d2t is not None:
         guesses = guesses + drafter.d2t[guesses]

@@ -13,7 +13,7 @@ from raytrain import attention as training_attention
 from raytrain.batches import IGNORED
 from raytrain.data import TokenRows, join
 from raytrain.drafter import attention
-from raytrain.drafter.acceptance import _accepted, mgl, walk
+from raytrain.drafter.acceptance import _accepted, mgl, tokens_and_passes, walk
 from raytrain.drafter.model import (
     DrafterError,
     answer_counts,
@@ -132,9 +132,11 @@ def test_acceptance_is_that_of_drafting_token_by_token(
     folders: tuple[Path, Path], student: PreTrainedModel, drafter: PreTrainedModel
 ) -> None:
     rows = agreeing(folders, student, drafter)
-    found = _accepted(drafter, rows, job(folders[0]), list(range(len(rows))))
+    found = _accepted(drafter, rows, list(range(len(rows))), DrafterSettings().draft_tokens, PLACEMENT)
     expected = [drafted_by_hand(student, drafter, *rows.row(index)) for index in range(len(rows))]
     assert found == expected
+    counts = tokens_and_passes(drafter, rows, DrafterSettings(), PLACEMENT)
+    assert counts.tolist() == [[sum(lengths) + len(lengths), len(lengths)] for lengths in expected]
     assert len({length for lengths in found for length in lengths}) > 1
 
 
@@ -245,7 +247,9 @@ def test_a_drafter_begins_by_copying_what_stood_in_the_prompt(folders: tuple[Pat
         settings = DrafterSettings(begin=begin, vocabulary=1.0)
         make_drafter(folders[0], settings, rows, tmp_path / begin, seed=1)
         model = load_drafter(tmp_path / begin, PLACEMENT).eval()
-        lengths = [n for found in _accepted(model, rows, job(folders[0], settings), list(range(6))) for n in found]
+        lengths = [
+            n for found in _accepted(model, rows, list(range(6)), settings.draft_tokens, PLACEMENT) for n in found
+        ]
         share[begin] = sum(n > 0 for n in lengths) / len(lengths)
     assert share["copying"] > 0.5
     assert share["random"] < 0.2
