@@ -4,7 +4,8 @@ Each case trains a small Llama of random weights for a few steps in a process of
 DeepSpeed, and tells the resident size before the model is made and at its peak. Compared are the computed parts with
 the rise of the resident size, and the process's share with the size before. One worker each: how ZeRO shares out among
 several is arithmetic (a test holds it against the ZeRO paper's table). The rise counts what torch's allocator and its
-libraries take beside the tensors, so that it is a little more for small models.
+libraries take beside the tensors, so that it is a little more for small models. Training a drafter and quantising are
+in `benchmarks.footprint_inference`; of them what is told before they begin is compared as well, the process included.
 """
 
 import json
@@ -21,7 +22,10 @@ import numpy as np
 from agentmill.config import UserError
 from agentmill.log import say
 from agentmill.runs import Run, bench_run
+from benchmarks import footprint_inference
 from raytrain.footprint import Batch, footprint
+from raytrain.preflight import PROCESS_GIB
+from raytrain.quantize import stage as quantize
 from raytrain.settings import LoraSettings, SftSettings, WorkerSettings
 from raytrain.shape import shape_of
 
@@ -39,15 +43,21 @@ class BenchFailed(UserError):
 
 @dataclass(frozen=True)
 class Measured:
-    """GiB of one case: computed without the process's own share, the rise that was measured, the process before."""
+    """GiB of one case: computed without the process's own share, the rise that was measured, the process before, and
+    of inference what is told before it begins, the process included."""
 
     computed: float
     rise: float
     before: float
+    told: float | None = None
 
     @property
     def ratio(self) -> float:
         return self.computed / self.rise
+
+    @property
+    def peak(self) -> float:
+        return self.before + self.rise
 
 
 def cases() -> dict[str, SftSettings]:
@@ -77,17 +87,23 @@ def bench_memory(names: list[str]) -> Run:
         BenchFailed: when there is no case of a name, or one fails.
     """
     known = cases()
-    unknown = [name for name in names if name not in known]
+    every = [*known, *footprint_inference.CASES]
+    unknown = [name for name in names if name not in every]
     if unknown:
-        raise BenchFailed(f"--case {unknown[0]} is none; the cases are {', '.join(known)}")
+        raise BenchFailed(f"--case {unknown[0]} is none; the cases are {', '.join(every)}")
     run = bench_run()
-    for name in names or list(known):
-        found = measure(known[name])
+    for name in names or every:
+        found = measure(known[name]) if name in known else measure_inference(name)
         say("memory", f"{name:<20} computed {found.computed:.2f} GiB, measured {found.rise:.2f}: {found.ratio:.2f}")
         run.record(f"memory.{name}.computed_gib", found.computed, unit="GiB")
         run.record(f"memory.{name}.measured_gib", found.rise, unit="GiB")
         run.record(f"memory.{name}.ratio", found.ratio)
         run.record(f"memory.{name}.process_gib", found.before, unit="GiB")
+        if found.told is not None:
+            say("memory", f"{name:<20} told {found.told:.2f} GiB, used {found.peak:.2f}: {found.told / found.peak:.2f}")
+            run.record(f"memory.{name}.told_gib", found.told, unit="GiB")
+            run.record(f"memory.{name}.peak_gib", found.peak, unit="GiB")
+            run.record(f"memory.{name}.told_ratio", found.told / found.peak)
     return run
 
 
@@ -97,15 +113,30 @@ def measure(settings: SftSettings) -> Measured:
     Raises:
         BenchFailed: when it fails.
     """
-    command = [sys.executable, "-m", "benchmarks.footprint", settings.model_dump_json()]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BenchFailed(f"training in a process of its own failed: {done.stderr[-1500:]}")
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+    told = _in_a_process("benchmarks.footprint", settings.model_dump_json())
     rows = settings.tokens_per_batch // LENGTH
     batch = Batch(tokens=rows * LENGTH, counted=rows * COUNTED, longest=LENGTH)
     computed = footprint(shape_of(MODEL), settings, batch, on_gpu=False).total
     return Measured(computed, told["peak"] - told["before"], told["before"])
+
+
+def measure_inference(name: str) -> Measured:
+    """Train a drafter or quantise, as the case of this name says, in a process of its own.
+
+    Raises:
+        BenchFailed: when it fails.
+    """
+    told = _in_a_process("benchmarks.footprint_inference", name)
+    own = PROCESS_GIB if name.startswith(footprint_inference.DRAFTER) else quantize.PROCESS_GIB
+    return Measured(told["told"] - own, told["peak"] - told["before"], told["before"], told["told"])
+
+
+def _in_a_process(module: str, argument: str) -> dict[str, float]:
+    command = [sys.executable, "-m", module, argument]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchFailed(f"{argument} in a process of its own failed: {done.stderr[-1500:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def _train(settings: SftSettings) -> dict[str, float]:

@@ -20,6 +20,10 @@ al. (arXiv 2205.05198) for a layer without dropout, with a gated feed-forward. G
 token and layer, and one layer's activations at a time. Logits exist only for positions with a loss: each costs, in
 bf16, the vocabulary times 2 (logits), 4 (their fp32 copy or its gradient) and 4 (log-probabilities).
 
+On a CPU, bf16 products are compiled by oneDNN for each shape that they have, and attention's shapes are the lengths of
+the documents. The compiled code stays: one copy of each kernel for the life of the process, and as many products as
+raytrain.worker lets it keep. It grows for some hundred steps and then no more, whatever the model's size.
+
 After training, every worker loads the whole model to score held-out rows; where that takes more, it is what counts.
 """
 
@@ -33,6 +37,7 @@ GIB = 2**30
 BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
 LIVE = 1_000_000_000  # its stage3_max_live_parameters
 HEAP = 1.4  # on a CPU: what the C library's heap grows to for each byte that is in use (`agentmill bench memory`)
+KERNELS_GIB = 0.4  # on a CPU in bf16: products that oneDNN compiled for the lengths of rows, and keeps
 NAMES = ("weights", "gradients", "optimizer", "buckets", "activations", "logits")
 
 

@@ -22,10 +22,11 @@ def peak_rise() -> Iterator[Callable[[], float]]:
     with contextlib.suppress(OSError):
         CLEAR_REFS.write_text(RESET_PEAK)
     before = psutil.Process().memory_info().rss / 2**20
-    yield lambda: max(0.0, _peak_mib() - before)
+    yield lambda: max(0.0, peak_mib() - before)
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """The largest resident size of this process since its beginning, or since the last `peak_rise` began."""
     lines = STATUS.read_text().splitlines() if STATUS.is_file() else []
     for line in lines:
         if line.startswith("VmHWM:"):

@@ -1,6 +1,7 @@
 """What a training stage leaves beside the model: its manifest and its figures.
 
-train.<stage>.{steps,loss,seconds,tokens_per_s,tokens,peak_gib}, and what the objective measures of held-out rows:
+train.<stage>.{steps,loss,seconds,tokens_per_s,tokens,peak_gib} (estimate_gib was recorded before: the same, as it was
+computed), and what the objective measures of held-out rows:
 train.<stage>.<set>_<measure>, by group as well, train.<stage>.<group>.<set>_<measure>, for the set heldout and where a
 set has several groups; of the model that the stage started from the same under train.<stage>.start, and of the trained
 one before a merge under train.<stage>.trained.

@@ -1,12 +1,15 @@
 """Before a stage starts: does it fit? What it takes, what there is, and where it does not fit, what would.
 
 What a worker takes is computed in `raytrain.footprint`; this adds what no model has: the CUDA context and NCCL's
-buffers on a GPU, the process with its libraries on a CPU, and the share of a GPU that the allocator loses to fragments.
+buffers on a GPU; on a CPU the process with its libraries and the kernels that oneDNN compiles; and the share of a GPU
+that the allocator loses to fragments.
 A stage is refused only where the memory is known. Remedies are tried, not guessed: each one named was computed to fit.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from agentmill.errors import UserError
@@ -14,14 +17,14 @@ from agentmill.log import say
 from raytrain.batches import Plan
 from raytrain.data import TokenRows
 from raytrain.drafter.footprint import draft_footprint
-from raytrain.footprint import Batch, Footprint, footprint, scoring
+from raytrain.footprint import KERNELS_GIB, Batch, Footprint, footprint, scoring
 from raytrain.hardware import HardwareSettings, host_memory_gib, memory_of_worker
 from raytrain.job import Job
 from raytrain.settings import CptSettings, DpoSettings, DrafterSettings, LoraSettings, StageSettings
 from raytrain.shape import ModelShape, ShapeError, read_shape
 
 CONTEXT_GIB = 1.5  # CUDA's context and NCCL's buffers, which torch does not count
-PROCESS_GIB = 0.9  # Python, torch, transformers and DeepSpeed in one worker on a CPU (benchmarks/memory.py measures it)
+PROCESS_GIB = 0.9  # Python, torch, transformers and DeepSpeed in one worker on a CPU (`agentmill bench memory`)
 USABLE = 0.95  # of a device: the rest is lost between blocks
 SHOWN = 4
 MOST_WORKERS = 64
@@ -71,8 +74,9 @@ def largest_of(rows: TokenRows, plan: Plan, *, packed: bool) -> Batch:
     )
 
 
-def check_job(job: Job, batch: Batch, hardware: HardwareSettings) -> None:
-    """Say what a worker of this stage will take, before anything is started.
+def check_job(job: Job, batch: Batch, hardware: HardwareSettings) -> float | None:
+    """Say what a worker of this stage will take, before anything is started; returns it in GiB, None where it was not
+    computed.
 
     Raises:
         MemoryRefused: when it does not fit.
@@ -81,9 +85,17 @@ def check_job(job: Job, batch: Batch, hardware: HardwareSettings) -> None:
         shape = read_shape(job.start)
     except ShapeError as error:
         say(job.stage, f"the memory that it takes was not computed: {error}")
-        return
+        return None
+    shape = replace(shape, drafted=drafted_tokens(job.untrained))
     verdict = require_fit(job.stage, shape, job.settings, batch, hardware, on_gpu=job.placement.device == "gpu")
     say(job.stage, f"takes about {verdict.text}")
+    return verdict.need_gib
+
+
+def drafted_tokens(drafter: Path) -> int | None:
+    """The size of the vocabulary of the drafter in this folder; None where there is none yet."""
+    file = drafter / "config.json"
+    return int(json.loads(file.read_text(encoding="utf-8"))["draft_vocab_size"]) if file.is_file() else None
 
 
 def weigh(
@@ -96,14 +108,15 @@ def weigh(
     else:
         taken, later = footprint(shape, settings, batch, on_gpu=on_gpu), scoring(shape, settings, batch)
     parts = taken.device if taken.total >= sum(later.values()) else later
-    name, own = ("context", CONTEXT_GIB) if on_gpu else ("process", PROCESS_GIB)
+    kernels = {"kernels": KERNELS_GIB} if settings.worker.precision == "bf16" else {}
+    own = {"context": CONTEXT_GIB} if on_gpu else {**kernels, "process": PROCESS_GIB}
     memory = memory_of_worker(hardware, workers, on_gpu=on_gpu)
     return Verdict(
-        need_gib=sum(parts.values()) + own,
+        need_gib=sum(parts.values()) + sum(own.values()),
         have_gib=None if memory is None else USABLE * memory,
         host_need_gib=_host(taken, shape, settings, hardware) if on_gpu else 0.0,
         host_have_gib=host_memory_gib(hardware) if on_gpu else None,
-        parts={**parts, name: own},
+        parts={**parts, **own},
     )
 
 

@@ -43,6 +43,8 @@ class ModelShape:
     """Parameters as the weights' headers say; None where there are no weights to read."""
     added: int = 0
     """Layers that block expansion added."""
+    drafted: int | None = None
+    """Tokens in the vocabulary of a drafter for this model; None where it was not made yet."""
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:

@@ -136,7 +136,9 @@ def _train(run: Run, stage: Stage, job: Job, site: Site) -> None:
         return
     rows = TokenRows.load(job.sets[TRAIN])
     plan = job.plan(rows)
-    check_job(job, largest_of(rows, plan, packed=job.settings.packing), site.hardware)
+    need = check_job(job, largest_of(rows, plan, packed=job.settings.packing), site.hardware)
+    if need is not None:
+        run.record(f"train.{job.stage}.estimate_gib", need, unit="GiB a worker")
     tokens = job.step_tokens(rows.item_tokens, plan)
     if job.settings.packing:
         beside = f"batches filled to {sum(tokens) / (len(plan) * job.settings.tokens_per_batch):.1%}"

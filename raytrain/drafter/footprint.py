@@ -12,13 +12,13 @@ from raytrain.settings import DrafterSettings
 from raytrain.shape import ModelShape
 
 LAYERS_SEEN = 3
-LARGEST_VOCABULARY = 32_000  # before the answers are counted; EAGLE-3's own
+LARGEST_VOCABULARY = 32_000  # before the answers are counted (ModelShape.drafted); EAGLE-3's own
 
 
 def draft_footprint(shape: ModelShape, settings: DrafterSettings, batch: Batch, *, on_gpu: bool) -> Footprint:
     """The memory of one worker."""
     size = 2 if settings.worker.precision == "bf16" else 4
-    vocabulary = min(shape.vocabulary, LARGEST_VOCABULARY)
+    vocabulary = shape.drafted or min(shape.vocabulary, LARGEST_VOCABULARY)
     held = shape.parameters + shape.drafter + shape.embedding + 2 * vocabulary * shape.hidden
     device = {"weights": float(size * held), **optimizer_states(settings, shape.drafter)}
     norms = 8 * 4 * shape.hidden

@@ -1,8 +1,9 @@
 """The stage quantize: the newest model in 8 bits, models/quantized.
 
 The scheme follows from the hardware unless it is set. Calibration rows are a set of corpora/calibration, by preference
-the mixed one; held-out rows are those of corpora/sft. Records quantize.scheme, quantize.{seconds,mib,peak_mib} and, as
-losses of held-out completions, quantize.{bf16,quantized}_loss.
+the mixed one; held-out rows are those of corpora/sft. Records quantize.scheme, quantize.{seconds,mib}, of memory
+quantize.{estimate_gib,peak_gib,peak_mib} (the process as it was computed and at its peak, and by how much it grew), and
+as losses of held-out completions quantize.{bf16,quantized}_loss.
 """
 
 import shutil
@@ -13,15 +14,17 @@ from agentmill.config import UserError
 from agentmill.lineage import package_versions, require_memory, usable_cores
 from agentmill.log import duration, say
 from agentmill.runs import Run, digest_path
+from raytrain.batches import SCORED_AT_ONCE, in_order
 from raytrain.data import TokenRows, tokenise
 from raytrain.folders import publish
 from raytrain.hardware import Placement
-from raytrain.preflight import PROCESS_GIB
+from raytrain.preflight import largest_of
 from raytrain.quantize.scheme import choose
 from raytrain.quantize.work import Order, quantise
 from raytrain.settings import QuantizeSettings, Scheme
 from raytrain.shape import read_shape
 
+PROCESS_GIB = 0.7  # Python, torch, transformers and llm-compressor; no trainer and no DeepSpeed
 STAGE = "quantize"
 FOLDER = "quantized"
 
@@ -42,7 +45,7 @@ def run(run: Run, settings: QuantizeSettings, *, start: str) -> None:
     work = run.path("checkpoints", STAGE)
     calibration = _rows(run, work, model, "calibration", f"calibration/{_calibration(run, settings)}", settings)
     heldout = _rows(run, work, model, "heldout", "sft/heldout", settings)
-    need = estimate_gib(model, scheme, TokenRows.load(calibration))
+    need = estimate_gib(model, scheme, TokenRows.load(calibration), TokenRows.load(heldout), settings.tokens_per_batch)
     say(STAGE, f"takes about {need:.2f} GiB")
     require_memory(need, f"quantising models/{start}", "close other programs, or lower quantize.max_length")
     placement = Placement("gpu" if capability else "cpu", usable_cores(), "bf16")
@@ -57,6 +60,8 @@ def run(run: Run, settings: QuantizeSettings, *, start: str) -> None:
     run.record(f"{STAGE}.seconds", time.monotonic() - began, unit="s")
     run.record(f"{STAGE}.mib", mib, unit="MiB")
     run.record(f"{STAGE}.peak_mib", found["peak_mib"], unit="MiB")
+    run.record(f"{STAGE}.peak_gib", found["peak_gib"], unit="GiB")
+    run.record(f"{STAGE}.estimate_gib", need, unit="GiB")
     for name in ("bf16", "quantized"):
         run.record(f"{STAGE}.{name}_loss", found[name], n=int(found["tokens"]), unit="nats/token")
     say(
@@ -73,18 +78,24 @@ def gpu_capability() -> tuple[int, int] | None:
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 
 
-def estimate_gib(model: Path, scheme: Scheme, calibration: TokenRows) -> float:
-    """What quantising takes beside the process: the weights in bf16 and in 8 bits, and for FP8 one row's activations.
+def estimate_gib(
+    model: Path, scheme: Scheme, calibration: TokenRows, heldout: TokenRows, tokens_per_batch: int
+) -> float:
+    """What quantising takes, the process included: the weights in bf16 and in 8 bits, which are there together while
+    they are saved and while they are read again, and the larger of a row's activations (FP8) and a held-out batch's.
 
-    Of a row of n tokens a layer holds some ten vectors of its width at a time, attention its n x n weights for every
-    head in fp32, and the head the logits in bf16 and, for their copy, fp32.
+    For each token a layer holds some ten vectors of its width at a time, and attention its row of weights for every
+    head in fp32. The head gives logits in bf16 and their copy in fp32, for every token of a calibration row; for the
+    held-out positions that are looked at at once also their log-probabilities.
     """
     shape = read_shape(model)
-    weights = 3 * shape.parameters
+    each = 4 * (10 * shape.hidden + 3 * shape.inner)
     longest = int(calibration.lengths.max()) if scheme == "fp8" else 0
-    width = 10 * shape.hidden + 3 * shape.inner
-    activations = longest * (4 * width + 4 * shape.heads * longest + 6 * shape.vocabulary)
-    return (weights + activations) / 2**30 + PROCESS_GIB
+    calibrated = longest * (each + 4 * shape.heads * longest + 6 * shape.vocabulary)
+    batch = largest_of(heldout, in_order(heldout.lengths, tokens_per_batch), packed=False)
+    looked_at = min(batch.counted, SCORED_AT_ONCE) * 10 * shape.vocabulary
+    scored = batch.tokens * (each + 4 * shape.heads * batch.longest) + looked_at
+    return (3 * shape.parameters + max(calibrated, scored)) / 2**30 + PROCESS_GIB
 
 
 def _in_empty_folder(order: Order) -> dict[str, float]:

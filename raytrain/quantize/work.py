@@ -13,7 +13,7 @@ from typing import Any
 from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
 from raytrain.hardware import Placement
-from raytrain.memory import peak_rise
+from raytrain.memory import peak_mib, peak_rise
 from raytrain.quantize.scheme import check_saved, recipe
 from raytrain.settings import Scheme
 
@@ -38,10 +38,12 @@ class Order:
 
 
 def quantise(order: Order) -> dict[str, float]:
-    """Write the quantised model into `order.out`, an empty folder; returns peak_mib, and losses in nats a token by name
-    (bf16, quantized) with the number of tokens."""
+    """Write the quantised model into `order.out`, an empty folder; returns losses in nats a token by name (bf16,
+    quantized) with the number of tokens, peak_mib, by how much this process grew for all of it, and peak_gib, its size
+    then."""
     import torch
     from llmcompressor import oneshot
+    from llmcompressor.core import active_session
 
     _quieten()
     torch.set_num_threads(order.placement.threads)
@@ -58,12 +60,14 @@ def quantise(order: Order) -> dict[str, float]:
             pipeline="basic" if static else "datafree",
         )
         model.save_pretrained(str(order.out), save_compressed=True)
-        peak = risen()
-    copy_tokenizer(order.model, order.out)
-    check_saved(order.out, order.scheme, kv_cache=order.kv_cache)
-    before, tokens = _loss(order.model, order)
-    after, _ = _loss(order.out, order)
-    return {"peak_mib": peak, "bf16": before, "quantized": after, "tokens": float(tokens)}
+        active_session().reset()  # it holds the model, and what is looked at now is read again
+        del model
+        copy_tokenizer(order.model, order.out)
+        check_saved(order.out, order.scheme, kv_cache=order.kv_cache)
+        before, tokens = _loss(order.model, order)
+        after, _ = _loss(order.out, order)
+        peaks = {"peak_mib": risen(), "peak_gib": peak_mib() / 1024}
+    return {"bf16": before, "quantized": after, "tokens": float(tokens), **peaks}
 
 
 def _dataset(rows: TokenRows) -> Any:

@@ -96,7 +96,7 @@ def test_workers_get_what_the_hardware_says() -> None:
 
 
 def test_ray_train_is_told_where_workers_go_and_what_they_find(tmp_path: Path) -> None:
-    from raytrain.worker import scaling, worker_environment
+    from raytrain.worker import ON_CORES, scaling, worker_environment
 
     placement = place(WorkerSettings(device="gpu", workers=8), {"GPU": 8}, read_hardware("p4d"))
     config = scaling(8, placement)
@@ -105,7 +105,8 @@ def test_ray_train_is_told_where_workers_go_and_what_they_find(tmp_path: Path) -
     assert config._resources_per_worker_not_none["CPU"] == 11
     assert worker_environment(placement)["env_vars"]["FI_EFA_USE_HUGE_PAGE"] == "0"
     on_cores = place(WorkerSettings(device="cpu"), {"CPU": 2})
-    assert worker_environment(on_cores) == {}
+    assert worker_environment(on_cores) == {"env_vars": ON_CORES}
+    assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in worker_environment(placement)["env_vars"]
     assert scaling(2, on_cores).accelerator_type is None
 
 

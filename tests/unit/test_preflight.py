@@ -1,16 +1,17 @@
 """What fits is let through, what does not is refused with changes that fit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.config import RunConfig, read_config
 from cluster.memory import forecasts, memory_table
-from raytrain.footprint import Batch, largest_batch
+from raytrain.footprint import KERNELS_GIB, Batch, largest_batch
 from raytrain.hardware import HardwareSettings, read_hardware
-from raytrain.preflight import MemoryRefused, remedies, require_fit, weigh
-from raytrain.settings import DpoSettings, LoraSettings, SftSettings, StageSettings, WorkerSettings
+from raytrain.preflight import MemoryRefused, drafted_tokens, remedies, require_fit, weigh
+from raytrain.settings import DpoSettings, DrafterSettings, LoraSettings, SftSettings, StageSettings, WorkerSettings
 from raytrain.shape import shape_of
 from tests.llama8b import LLAMA_8B
 
@@ -124,3 +125,25 @@ def test_on_cores_the_memory_of_the_machine_is_shared_among_workers() -> None:
     with pytest.raises(MemoryRefused, match="do not fit on this machine's memory") as refused:
         require_fit("sft", LLAMA, settings, Batch(1024, 512, 512), machine, on_gpu=False)
     assert "offload" not in str(refused.value)
+
+
+def test_compiled_kernels_count_on_cores_in_bf16_alone() -> None:
+    hardware, batch = HardwareSettings(host_memory_gib=64.0), Batch(1024, 512, 512)
+    parts = {
+        (precision, on_gpu): weigh(LLAMA, full(workers=1, precision=precision), batch, hardware, on_gpu=on_gpu).parts
+        for precision in ("bf16", "fp32")
+        for on_gpu in (False, True)
+    }
+    assert [key for key, one in parts.items() if "kernels" in one] == [("bf16", False)]
+    assert parts["bf16", False]["kernels"] == KERNELS_GIB
+
+
+def test_a_drafter_that_is_made_has_the_logits_of_its_own_vocabulary(tmp_path: Path) -> None:
+    assert drafted_tokens(tmp_path / "none") is None
+    (tmp_path / "config.json").write_text(json.dumps({"draft_vocab_size": 512}))
+    size = drafted_tokens(tmp_path)
+    assert size == 512
+    batch, hardware, settings = Batch(2048, 600, 409), HardwareSettings(host_memory_gib=64.0), DrafterSettings()
+    largest = weigh(LLAMA, settings, batch, hardware, on_gpu=False).parts["logits"]
+    known = weigh(replace(LLAMA, drafted=size), settings, batch, hardware, on_gpu=False).parts["logits"]
+    assert known == pytest.approx(largest * 512 / 32000)
