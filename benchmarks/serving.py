@@ -23,7 +23,8 @@ from rayserve.engines import BareEngine, bare_engines
 from rayserve.settings import ModelEngine
 from simulation.metrics import Measure
 
-ENGINE_GIB = 3.0  # an engine without its weights: vLLM's processes, a replica, a small key-value cache
+ENGINE_GIB = 3.4  # an engine without its weights: vLLM's processes, a replica, a small key-value cache
+RESERVE_GIB = 3.0  # what Ray and this process take, and the page cache: without one, everything waits for the disk
 WEIGHTS = 1.3  # memory of the weights by their bytes on disk: loading them leaves a part behind
 WARM = 4
 CALLS, TURNS = "calls", "turns"
@@ -144,7 +145,7 @@ def measure(configurations: Sequence[Configuration], anchors: Sequence[str], wor
     from agentmill.lineage import memory_gib
 
     measured = Measured(list(configurations))
-    parts = groups(configurations, anchors, memory_gib())
+    parts = groups(configurations, anchors, memory_gib() - RESERVE_GIB)
     for number, group in enumerate(parts):
         if len(parts) > 1:
             say("bench", f"engines of group {number + 1} of {len(parts)}: {', '.join(one.name for one in group)}")
