@@ -129,10 +129,14 @@ def _import_serve() -> None:
 
 
 def start_bare() -> None:
-    """Start Serve without HTTP."""
+    """Start Serve without HTTP.
+
+    Of this process nothing is logged but what is raised: a handle whose event loop has ended says, as an error, that it
+    hears no more of its replicas when Serve stops (Ray 2.60). The replicas have logs of their own.
+    """
     from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; the replicas have their own
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
     serve.start(proxy_location="Disabled")
 
 
@@ -141,7 +145,7 @@ def start_http(port: int, timeout_s: float) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # as above
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; the replicas have their own
     serve.start(
         http_options=HTTPOptions(host=LOOPBACK, port=port, request_timeout_s=timeout_s), proxy_location="HeadOnly"
     )

@@ -12,8 +12,14 @@ TEMPLATE = (
 )
 
 
-def write_tiny_llama(folder: Path, *, layers: int = 2, hidden: int = 64, seed: int = 0, positions: int = 512) -> Path:
-    """Write model and byte tokenizer (one token a byte and SPECIAL) into `folder`, bf16; returns `folder`."""
+def write_tiny_llama(
+    folder: Path, *, layers: int = 2, hidden: int = 64, seed: int = 0, positions: int = 512, tied: bool = True
+) -> Path:
+    """Write model and byte tokenizer (one token a byte and SPECIAL) into `folder`, bf16; returns `folder`.
+
+    With tied embeddings it says its last token again and again; a head of its own (`tied=False`) answers each prompt
+    otherwise.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -38,7 +44,7 @@ def write_tiny_llama(folder: Path, *, layers: int = 2, hidden: int = 64, seed: i
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=positions,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=wrapped.eos_token_id,
         pad_token_id=wrapped.pad_token_id,
