@@ -19,7 +19,8 @@ def run(run: Run, config: RunConfig) -> None:
     from simulation import responses
 
     folder = run.path("models", chain.newest(config))
-    shared = {name: getattr(config.serve.engine, name) for name in EngineSettings.model_fields if name != "speculative"}
+    own = {"speculative", "sample_ranges"}  # a drafter, and ranges, are those of models that come later
+    shared = {name: getattr(config.serve.engine, name) for name in EngineSettings.model_fields if name not in own}
     engine = ModelEngine(model=str(folder), **shared)
     with playing({ENGINE: engine}, ModelSettings(kind="engine", name=ENGINE)) as (model,):
         responses.run(run, config.responses, domain=config.domain, seed=config.seed, model=model)

@@ -70,6 +70,7 @@ def _served(run: Run, config: RunConfig, model: str) -> None:
     from simulation import evaluate
 
     folder, engine = served_as(run, config, model)
+    engine = engine.model_copy(update={"sample_ranges": 0.0})  # most models have no ranges, and all are timed
     settings = config.serve.model_copy(update={"port": 0, "sessions_api": True, "engine": engine})
     system = served_system(run, config)
     served = serve.start(settings, folder, domain=config.domain, system=system)

@@ -139,7 +139,7 @@ def engines_of(source: Run, config: RunConfig) -> dict[str, ModelEngine]:
     for name, model in wanted.items():
         if all((source.root / "models" / part).is_dir() for part in chain.parts_of(config, model)):
             folder, engine = served_as(source, config, model)
-            found[name] = ModelEngine(model=str(folder), **dict(engine))
+            found[name] = ModelEngine(model=str(folder), **{**dict(engine), "sample_ranges": 0.0})
     if not found:
         raise UserError(f"{source.root} has no models/{chain.newest(config)} yet; finish it with `agentmill run`")
     return found

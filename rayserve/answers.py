@@ -49,3 +49,44 @@ class EngineCounts:
 
     def __add__(self, other: "EngineCounts") -> "EngineCounts":
         return EngineCounts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+
+@dataclass(frozen=True)
+class ClipCount:
+    """How many values lay outside of their calibrated range, of all that were looked at."""
+
+    clipped: int = 0
+    total: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """The share outside; None where nothing was looked at."""
+        return self.clipped / self.total if self.total else None
+
+    def __add__(self, other: "ClipCount") -> "ClipCount":
+        return ClipCount(self.clipped + other.clipped, self.total + other.total)
+
+    def __sub__(self, before: "ClipCount") -> "ClipCount":
+        return ClipCount(self.clipped - before.clipped, self.total - before.total)
+
+
+@dataclass(frozen=True)
+class RangeDrift:
+    """What an engine has sampled of its linear layers' inputs since it started, by layer (as transformers names it)."""
+
+    by_layer: dict[str, ClipCount]
+
+    @property
+    def total(self) -> ClipCount:
+        """Over all layers."""
+        return sum(self.by_layer.values(), ClipCount())
+
+    @property
+    def worst(self) -> str | None:
+        """The layer with the highest rate; None where nothing was looked at."""
+        rates = {layer: count.rate for layer, count in self.by_layer.items() if count.rate is not None}
+        return max(rates, key=lambda layer: rates[layer], default=None)
+
+    def __sub__(self, before: "RangeDrift") -> "RangeDrift":
+        old = before.by_layer
+        return RangeDrift({layer: count - old.get(layer, ClipCount()) for layer, count in self.by_layer.items()})

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import vllm.utils.cpu_triton_utils as kernels
 
+from rayserve.ranges import Ranges
+
 
 def expand(output: Any, values: Any, ends: Any, replace_from: float, replace_to: float, **_: Any) -> None:
     """Write each of `values` [requests] into its tokens' places of `output` [tokens]; `ends` are those of the requests.
@@ -24,6 +26,10 @@ def expand(output: Any, values: Any, ends: Any, replace_from: float, replace_to:
 
 class Repair:
     """Nothing of its own: vLLM imports this module with it, before the worker takes the kernels over."""
+
+
+class RepairAndRanges(Repair, Ranges):
+    """Both: vLLM takes one extension."""
 
 
 kernels.expand_kernel = kernels._FuncWrapper(expand)

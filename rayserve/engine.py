@@ -5,6 +5,7 @@ Invariant: a refusal by the engine comes back as a value (`EngineAnswer.error`),
 death of a replica is an exception at the caller.
 """
 
+import asyncio
 import ctypes.util
 import json
 import sys
@@ -21,7 +22,8 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from agentmill.config import UserError
 from agentmill.models.chat import ChatReply, ChatRequest, Message, Sampling
-from rayserve.answers import EngineAnswer, EngineCounts
+from rayserve.answers import EngineAnswer, EngineCounts, RangeDrift
+from rayserve.drift import DriftWatch, check_watched, checked_ranges, gathered
 from rayserve.settings import EngineSettings, ModelEngine, Speculative
 
 MODEL_ID = "student"
@@ -45,19 +47,44 @@ class LocalModel(CallbackBase):
 
 
 class SharedEngine(LLMServer):
-    """The engine's deployment: LLMServer with the project's own request and reply types at its boundary."""
+    """The engine's deployment: LLMServer with the project's own request and reply types at its boundary.
+
+    `sample_ranges` and `max_clip_rate` are those of EngineSettings.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it, as LLMServer's own
+        self, llm_config: LLMConfig, *, sample_ranges: float = 0.0, max_clip_rate: float = 0.0
+    ) -> None:
+        self._sampled, self._bound = sample_ranges, max_clip_rate
+        await super().__init__(llm_config)
 
     async def start(self) -> None:
         """Start the engine and have it say one word: what vLLM refuses only at the first prompt is found here.
 
         Raises:
             ModelError: when it refuses (an engine that dies raises vLLM's own error).
+            UserError: when ranges are sampled and the model has none.
         """
         await super().start()
         hello = ChatRequest(
             agent="explainer", messages=(Message(role="user", content="hello"),), sampling=Sampling(max_tokens=1)
         )
         (await self.complete(hello)).unwrap()
+        if self._sampled:
+            await self._watch_ranges()
+
+    async def _watch_ranges(self) -> None:
+        """Begin to sample, and to warn of what is found."""
+        ranges = checked_ranges(Path(self._llm_config.model_loading_config.model_source), self._sampled)
+        check_watched(ranges, await self.collective_rpc("watch_ranges", args=(ranges, self._sampled)))
+        self._warning = asyncio.create_task(DriftWatch(self._drift, self._bound).run())
+
+    async def range_drift(self) -> RangeDrift | None:
+        """What this replica's engine has sampled since it started; None where it does not sample."""
+        return await self._drift() if self._sampled else None
+
+    async def _drift(self) -> RangeDrift:
+        return gathered(await self.collective_rpc("clipped_inputs"))
 
     async def complete(self, request: ChatRequest) -> EngineAnswer:
         """One whole answer."""
@@ -116,7 +143,8 @@ def build(settings: EngineSettings, model_dir: str, *, on_gpu: bool) -> serve.Ap
         experimental_configs={"stream_batching_interval_ms": settings.stream_interval_ms},
         callback_config={"callback_class": LocalModel},
     )
-    return build_llm_deployment(config, deployment_cls=SharedEngine)
+    sampling = {"sample_ranges": settings.sample_ranges, "max_clip_rate": settings.max_clip_rate}
+    return build_llm_deployment(config, deployment_cls=SharedEngine, bind_kwargs=sampling)
 
 
 def _engine_arguments(settings: EngineSettings, on_gpu: bool) -> dict[str, Any]:
@@ -133,12 +161,21 @@ def _engine_arguments(settings: EngineSettings, on_gpu: bool) -> dict[str, Any]:
     }
     if settings.speculative is not None:
         arguments["speculative_config"] = _drafting(settings.speculative)
-        if not on_gpu:
-            arguments["worker_extension_cls"] = "rayserve.drafting.Repair"
+    extension = _extension(settings, on_gpu)
+    if extension:
+        arguments["worker_extension_cls"] = extension
     if on_gpu:
         arguments["tensor_parallel_size"] = settings.tensor_parallel
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
     return arguments | (settings.vllm if isinstance(settings, ModelEngine) else {})
+
+
+def _extension(settings: EngineSettings, on_gpu: bool) -> str:
+    """The class that vLLM's worker inherits from beside its own; it takes one."""
+    repaired, sampled = settings.speculative is not None and not on_gpu, settings.sample_ranges > 0
+    if repaired:
+        return "rayserve.drafting.RepairAndRanges" if sampled else "rayserve.drafting.Repair"
+    return "rayserve.ranges.Ranges" if sampled else ""
 
 
 def _drafting(settings: Speculative) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from agentmill.config import UserError
 from agentmill.log import duration, say
 from agentmill.models.chat import ChatReply, ChatRequest
+from rayserve.drift import RANGES
 from rayserve.preflight import checked_model, fitted, free_port, wants_gpu
 from rayserve.serve import (
     POLL_S,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
     from ray.serve.handle import DeploymentHandle
 
-    from rayserve.answers import EngineCounts
+    from rayserve.answers import EngineCounts, RangeDrift
 
 _START_TIMEOUT_S = 900.0  # weights of a large model may come from a slow disk
 
@@ -92,6 +93,20 @@ class BareEngine:
                 "environment, so that vLLM does not find its logger; install it there (pip install -e .)"
             )
         return counts
+
+    async def range_drift(self) -> "RangeDrift":
+        """What the engine has sampled of its linear layers' inputs since it started (one replica, if there are more).
+
+        Raises:
+            UserError: when it does not sample.
+        """
+        drift: RangeDrift | None = await self._handle.range_drift.remote()
+        if drift is None:
+            raise UserError(
+                f"the engine {self.name} samples no ranges: its sample_ranges is 0; start it with a share above, for "
+                "example sample_ranges=0.01"
+            )
+        return drift
 
     async def forget(self) -> None:
         """Empty the prefix cache, so that prompts that were asked before count as new."""
@@ -157,6 +172,11 @@ def _fitted(name: str, settings: ModelEngine) -> tuple[ModelEngine, str, bool]:
     if not Path(settings.model).exists():
         if settings.model.startswith((".", "/", "~")):
             raise UserError(f"engines.{name}.model={settings.model}: there is no such folder; name one, or a model")
+        if settings.sample_ranges:
+            raise UserError(
+                f"engines.{name}.sample_ranges={settings.sample_ranges:g} reads {RANGES} of a model folder, and "
+                f"{settings.model} is a name; name a folder, or set sample_ranges=0"
+            )
         return settings, settings.model, on_gpu
     folder = checked_model(settings.model)
     fit = fitted(settings, folder)

@@ -17,6 +17,7 @@ from agentmill.config import ConfigError, UserError
 from agentmill.domains.base import WorldSettings, load_domain
 from agentmill.domains.database import check_database, first_line
 from agentmill.log import say
+from rayserve.drift import checked_ranges
 from rayserve.settings import LOOPBACK, EngineSettings, Speculative
 
 _MODEL_FILES = ("config.json", "tokenizer_config.json")
@@ -134,8 +135,10 @@ def fitted(engine: EngineSettings, folder: Path) -> EngineSettings:
     vLLM refuses to start with a longer context than that.
 
     Raises:
-        UserError: when a file of the drafter is missing or broken.
+        UserError: when a file of the drafter is missing or broken, or ranges are sampled and the model has none.
     """
+    if engine.sample_ranges:
+        checked_ranges(folder, engine.sample_ranges)
     if engine.speculative is not None:
         engine = engine.model_copy(update={"speculative": checked_drafter(engine.speculative)})
     if engine.cpu_threads is None:

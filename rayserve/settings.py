@@ -94,6 +94,9 @@ class EngineSettings(Strict):
     Requests beyond `max_ongoing_requests` in a replica wait, beyond `max_queued_requests` at a caller are refused.
     With `max_replicas` there are `replicas` at least, and up to so many while each has more than
     `target_ongoing_requests` in work.
+    In `sample_ranges` of its steps, a share, the engine counts which inputs of the linear layers lie outside the ranges
+    that a quantised model was calibrated for (ranges.json of its folder); a replica whose share of such inputs is above
+    `max_clip_rate` says so in its log, once a minute at most.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -117,6 +120,17 @@ class EngineSettings(Strict):
     target_ongoing_requests: int = Field(32, ge=1)
     max_queued_requests: int = Field(256, ge=1)
     timeout_s: float = Field(60.0, gt=0)
+    sample_ranges: float = Field(0.0, ge=0.0, le=1.0)
+    max_clip_rate: float = Field(1e-3, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _sampled_steps_run_hooks(self) -> Self:
+        if self.sample_ranges and not self.enforce_eager:
+            raise ValueError(
+                f"sample_ranges={self.sample_ranges:g} looks at the layers from hooks, which a compiled graph "
+                "leaves out; set enforce_eager=true, or sample_ranges=0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _target_is_reachable(self) -> Self:
@@ -141,6 +155,16 @@ class ModelEngine(EngineSettings):
 
     model: str = Field(min_length=1)
     vllm: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _sampling_is_left_alone(self) -> Self:
+        taken = [name for name in ("enforce_eager", "worker_extension_cls") if name in self.vllm]
+        if self.sample_ranges and taken:
+            raise ValueError(
+                f"vllm.{taken[0]}={self.vllm[taken[0]]} would replace what sample_ranges={self.sample_ranges:g} "
+                "needs of the engine; leave it out, or set sample_ranges=0"
+            )
+        return self
 
     @property
     def answering(self) -> dict[str, Any]:

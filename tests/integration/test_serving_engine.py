@@ -1,4 +1,7 @@
-"""The served system on the shared vLLM engine: whole answers, streams, refusals. The weights may mean nothing."""
+"""The served system on the shared vLLM engine: whole answers, streams, refusals, and the share of inputs out of range.
+
+The weights may mean nothing.
+"""
 
 import asyncio
 import json
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -18,11 +22,18 @@ from agentmill.domains.base import Json, load_domain
 from agentmill.models.chat import ChatRequest, Message, Sampling
 from agentmill.plans.grammar import Bounds, plan_grammar
 from agentmill.plans.parse import Plan
-from rayserve.answers import EngineAnswer
+from rayserve.answers import EngineAnswer, RangeDrift
+from rayserve.engines import BareEngine
 from rayserve.serve import Served, start
-from rayserve.settings import ServeSettings
+from rayserve.settings import EngineSettings, ServeSettings
+from raytrain.data import join
+from raytrain.quantize.clip import Clipped, calibrate, count_clipped
 from simulation.gateway_client import GatewayClient
 from tests.tiny_llama import write_tiny_llama
+
+ASKED = [
+    f"{name} asks on {day}: when do you open?" for name, day in (("Ann", "Friday"), ("Bo", "Sunday"), ("Cy", "May 1"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +52,11 @@ def test_a_model_that_does_not_load_is_said_with_vllms_reason(ray_local: None, m
 
 
 def test_the_shared_engine_answers_streams_and_refuses_as_values(ray_local: None, model: Path) -> None:
-    served = start(ServeSettings(port=0, sessions_api=True), model, domain="automotive")
+    offline = write_ranges(model)
+    engine = EngineSettings(sample_ranges=1.0)
+    served = start(ServeSettings(port=0, sessions_api=True, engine=engine), model, domain="automotive")
     try:
+        samples_what_lies_outside(model, *offline)
         talk(served)
         asyncio.run(ask_agents(served))
         streams_through_the_explainer()
@@ -51,6 +65,68 @@ def test_the_shared_engine_answers_streams_and_refuses_as_values(ray_local: None
         served.stop()
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{served.base_url}/health", trust_env=False)
+
+
+def write_ranges(model: Path) -> tuple[Clipped, Clipped]:
+    """Write the ranges of another prompt into the model folder; returns what ASKED clips, counted by transformers, of
+    ranges that are 1 % wider and of ranges that are 1 % narrower.
+
+    The engine's count lies between the two: it rounds to bf16 in other places, and bf16 values are 0.8 % apart at most,
+    so that what only one of the two clips is as near as that to the limit.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def tokens(words: str) -> Any:
+        said = [{"role": "user", "content": words}]
+        chat = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        return np.array(tokenizer(chat, add_special_tokens=False).input_ids, dtype=np.int32)
+
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    ranges = calibrate(loaded, [tokens("hello")])
+    (model / "ranges.json").write_text(json.dumps(ranges))
+    shifted = {str(by): {layer: by * limit for layer, limit in ranges.items()} for by in (1.01, 0.99)}
+    found = count_clipped(loaded, join([(tokens(words), 1, "a") for words in ASKED]), shifted, (0,))
+    return found["1.01"], found["0.99"]
+
+
+def samples_what_lies_outside(model: Path, wider: Clipped, narrower: Clipped) -> None:
+    """The engine's rate is the offline one, and ranges half as large give a higher one."""
+    import ray
+
+    ranges = json.loads((model / "ranges.json").read_text())
+    halved = {layer: limit / 2 for layer, limit in ranges.items()}
+
+    @ray.remote(num_cpus=0, max_calls=1)
+    def sampled() -> list[RangeDrift]:
+        from ray import serve
+
+        handle = serve.get_deployment_handle("SharedEngine:student", "agentmill")
+        engine = BareEngine("student", handle)
+
+        async def ask() -> RangeDrift:
+            said = [(Message(role="user", content=words),) for words in ASKED]
+            one = Sampling(max_tokens=1)  # so that the engine reads the prompts, and nothing of its own
+            requests = [ChatRequest(agent="explainer", messages=messages, sampling=one) for messages in said]
+            await asyncio.gather(*(engine.complete(request) for request in requests))
+            return await engine.range_drift()
+
+        async def ask_twice() -> list[RangeDrift]:
+            first = await ask()
+            await engine.forget()
+            await handle.collective_rpc.remote("watch_ranges", args=(halved, 1.0))
+            return [first, await ask()]
+
+        return asyncio.run(ask_twice())
+
+    first, second = ray.get(sampled.remote())
+    totals = {layer: count.total for layer, count in first.by_layer.items()}
+    assert totals == {layer: total for layer, (_, total) in wider.by_layer.items()}
+    assert 0 < wider.rate <= first.total.rate <= narrower.rate < 0.1
+    assert second.total.total == first.total.total
+    assert second.total.rate > 2 * first.total.rate
 
 
 def talk(served: Served) -> None:

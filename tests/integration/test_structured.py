@@ -2,10 +2,12 @@
 
 Guided decoding together with a drafter has killed engines, so that every kind of drafter that the settings offer is
 tried here with guided and free requests, greedy and sampled ones, at the same time. Random weights repeat themselves,
-so that most of ngram's drafts are accepted, and none of those of a drafter with random weights.
+so that most of ngram's drafts are accepted, and none of those of a drafter with random weights. The engine counts what
+lies out of range meanwhile: vLLM takes one extension of its worker, for the repair of drafting and for the counts.
 """
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ SYSTEM = TeamSettings(
 )  # one token is one byte: bounds that keep the longest output under LONGEST tokens
 STATE = DialogueState(intent="opening_hours", entities={"day": "friday"})
 PLAN = 'hours = opening_hours(day="friday")'
+RANGES = {f"model.layers.{layer}.mlp.{part}": 1.0 for layer in range(4) for part in ("gate_proj", "down_proj")}
 WORDS = "When do you open on Friday, and is N4821 there?"
 
 
@@ -47,7 +50,8 @@ def test_random_weights_write_valid_outputs_and_the_engine_lives(
     drafter = Speculative(method="ngram")
     if method == "eagle3":
         drafter = Speculative(method="eagle3", model=str(write_tiny_drafter(tmp_path / "drafter", model)))
-    engine = EngineSettings(speculative=drafter)
+    (model / "ranges.json").write_text(json.dumps(RANGES))
+    engine = EngineSettings(speculative=drafter, sample_ranges=0.5)
     served = start(ServeSettings(port=0, engine=engine), model, domain="automotive", system=SYSTEM)
     try:
         # a process of its own: Serve's handles stay with the event loop that they were first used on in a process
@@ -62,6 +66,9 @@ async def ask_everything() -> None:
     await ask_mixed()
     await ask_what_is_refused()
     await ask_guided()
+    drift = await handle("SharedEngine:student").range_drift.remote()
+    assert set(drift.by_layer) == set(RANGES)
+    assert all(0 < count.clipped < count.total for layer, count in drift.by_layer.items() if "gate" in layer)
 
 
 def handle(agent: str) -> Any:
