@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agentmill.config import dump_yaml
+from agentmill.config import UserError, dump_yaml
 from agentmill.domains.base import load_domain
 from agentmill.log import say
 from agentmill.runs import Run, atomic_write_text, command_line
@@ -118,7 +118,11 @@ def _take(search: Search, candidates: list[Trial], measured: Measuring, extent: 
     search.left -= len(chosen)
     how_much = extent if search.target_s is not None else replace(extent, concurrency=_with_one(extent.concurrency))
     best = search.best
-    found = measured([best, *chosen], [best.name], how_much)
+    try:
+        found = measured([best, *chosen], [best.name], how_much)
+    except UserError as error:
+        _one_by_one(search, chosen, measured, extent, error)
+        return
     if search.target_s is None:
         alone = found.cell(CALLS, best.name, 1)
         assert alone is not None, "one in flight was measured"
@@ -137,6 +141,18 @@ def _take(search: Search, candidates: list[Trial], measured: Measuring, extent: 
             and ratio.value > over(found, search.best.name, best.name, extent.concurrency, search.target_s).value
         ):
             search.best = one
+
+
+def _one_by_one(search: Search, chosen: Sequence[Trial], measured: Measuring, extent: Extent, error: UserError) -> None:
+    """After an engine that did not start: the same trials each for itself, so that the one at fault alone is left out."""
+    if len(chosen) == 1:
+        say("tune", f"{chosen[0].name} is left out: {error}")
+    else:
+        for one in chosen:
+            search.left += 1
+            _take(search, [one], measured, extent)
+    if search.target_s is None:
+        raise error
 
 
 def over(measured: Measured, name: str, other: str, concurrency: Sequence[int], target_s: float) -> Measure:

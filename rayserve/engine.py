@@ -8,6 +8,7 @@ death of a replica is an exception at the caller.
 import asyncio
 import ctypes.util
 import json
+import os
 import sys
 import time
 import uuid
@@ -217,7 +218,8 @@ def _environment(settings: EngineSettings, on_gpu: bool) -> dict[str, str]:
     environment = {**quiet, "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib)}
     preloaded = fast_libraries() if settings.cpu_preload else ()
     if preloaded:
-        environment["LD_PRELOAD"] = ":".join(preloaded)
+        own = os.environ.get("LD_PRELOAD")
+        environment["LD_PRELOAD"] = ":".join([*preloaded, own] if own else preloaded)
     if settings.cpu_threads:
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(settings.cpu_threads)}
     return environment

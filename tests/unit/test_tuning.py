@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentmill.config import ConfigError
+from agentmill.config import ConfigError, UserError
 from agentmill.runs import Run, RunError
 from benchmarks.replay import Sample
 from benchmarks.serving import CALLS, Cell, Configuration, Extent, Measured
@@ -85,6 +85,28 @@ def test_what_answers_too_late_does_not_count() -> None:
     assert over(found, "drafted", "bf16", (8,), target_s=0.15).value == 0
     assert over(found, "bf16", "drafted", (8,), target_s=0.15).value == float("inf")
     assert over(found, "drafted", "bf16", (1,), target_s=0.15).value == pytest.approx(4)
+
+
+def test_a_trial_whose_engine_does_not_start_is_left_out_and_the_others_are_not() -> None:
+    machine = Machine(drafting_pays)
+
+    def measured(trials: Sequence[Trial], anchors: Sequence[str], extent: Extent) -> Measured:
+        if any(one.name in ("quantized", "drafts of 7") for one in trials):
+            raise UserError("no kernel for it")
+        return machine(trials, anchors, extent)
+
+    search = find(START, measured, EXTENT, None, 40)
+    assert search.best.engine.speculative is not None
+    assert search.best.engine.speculative.tokens_by_batch == {1: 5, 8: 1}
+    assert not {one["name"] for one in search.seen} & {"quantized", "drafts of 7"}
+
+
+def test_a_search_in_which_nothing_starts_says_why() -> None:
+    def measured(trials: Sequence[Trial], anchors: Sequence[str], extent: Extent) -> Measured:
+        raise UserError("no kernel for it")
+
+    with pytest.raises(UserError, match="no kernel for it"):
+        find(START, measured, EXTENT, None, 40)
 
 
 def test_a_run_that_was_not_tuned_says_how(tmp_path: Path) -> None:
