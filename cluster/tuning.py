@@ -144,7 +144,7 @@ def _take(search: Search, candidates: list[Trial], measured: Measuring, extent: 
 
 
 def _one_by_one(search: Search, chosen: Sequence[Trial], measured: Measuring, extent: Extent, error: UserError) -> None:
-    """After an engine that did not start: the same trials each for itself, so that the one at fault alone is left out."""
+    """After an engine that did not start: the same trials each for itself, so that only one at fault is left out."""
     if len(chosen) == 1:
         say("tune", f"{chosen[0].name} is left out: {error}")
     else:
