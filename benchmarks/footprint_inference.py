@@ -137,8 +137,8 @@ def _quantise(work: Path, shape: str) -> dict[str, float]:
     )
     found = quantise(order)
     told = estimate_gib(student, "int8", rows, rows, settings.tokens_per_batch)
-    before = found["peak_gib"] - found["peak_mib"] / 1024
-    return {"before": before, "peak": found["peak_gib"], "told": told}
+    before = found.peak_gib - found.peak_mib / 1024
+    return {"before": before, "peak": found.peak_gib, "told": told}
 
 
 def main() -> None:

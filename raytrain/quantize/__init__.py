@@ -6,5 +6,6 @@ measured afterwards, and the clip rate.
     stage    the driver: scheme and calibration set, the quantised folder, its held-out loss, figures
     scheme   FP8 or INT8, by hardware unless it is set; the recipe with every observer named
     work     what happens in a process of its own: calibrate, save, score
+    ranges   the range of each layer's inputs, as a saved folder has it; ranges.json
     clip     the share of activations outside the calibrated range, by layer, agent and position
 """

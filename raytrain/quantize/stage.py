@@ -3,9 +3,11 @@
 The scheme follows from the hardware unless it is set. Calibration rows are a set of corpora/calibration, by preference
 the mixed one; held-out rows are those of corpora/sft. Records quantize.scheme, quantize.{seconds,mib}, of memory
 quantize.{estimate_gib,peak_gib,peak_mib} (the process as it was computed and at its peak, and by how much it grew), and
-as losses of held-out completions quantize.{bf16,quantized}_loss.
+as losses of held-out completions quantize.{bf16,quantized}_loss. With FP8 also quantize.clip_rate: above a bound the
+stage fails, and what it made does not come under models/.
 """
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -13,14 +15,15 @@ from pathlib import Path
 from agentmill.config import UserError
 from agentmill.lineage import package_versions, require_memory, usable_cores
 from agentmill.log import duration, say
-from agentmill.runs import Run, digest_path
+from agentmill.runs import Run, atomic_write_text, digest_path
 from raytrain.batches import SCORED_AT_ONCE, in_order
 from raytrain.data import TokenRows, tokenise
 from raytrain.folders import publish
 from raytrain.hardware import Placement
 from raytrain.preflight import largest_of
+from raytrain.quantize.clip import Clipped
 from raytrain.quantize.scheme import choose
-from raytrain.quantize.work import Order, quantise
+from raytrain.quantize.work import Order, Quantised, quantise
 from raytrain.settings import QuantizeSettings, Scheme
 from raytrain.shape import read_shape
 
@@ -33,7 +36,8 @@ def run(run: Run, settings: QuantizeSettings, *, start: str) -> None:
     """Quantise models/<start> into models/quantized. Ray must be initialised.
 
     Raises:
-        UserError: when a corpus is missing, memory is short, or what was saved is not what was asked for.
+        UserError: when a corpus is missing, memory is short, what was saved is not what was asked for, or too much of
+            the held-out rows is clipped.
     """
     import ray
 
@@ -52,21 +56,23 @@ def run(run: Run, settings: QuantizeSettings, *, start: str) -> None:
     out = work / "model"
     order = Order(model, out, scheme, settings.kv_cache, calibration, heldout, settings.tokens_per_batch, placement)
     task = ray.remote(num_cpus=1, num_gpus=1 if capability else 0, max_retries=0)(_in_empty_folder)
-    found = ray.get(task.remote(order))
+    found: Quantised = ray.get(task.remote(order))
+    if found.clipped is not None:
+        _check_clipped(run, found.clipped, settings)
     publish(out, run.path("models", FOLDER), _manifest(model, settings, scheme))
     mib = sum(file.stat().st_size for file in out.glob("*.safetensors")) / 2**20
     shutil.rmtree(work)
     run.record(f"{STAGE}.scheme", scheme)
     run.record(f"{STAGE}.seconds", time.monotonic() - began, unit="s")
     run.record(f"{STAGE}.mib", mib, unit="MiB")
-    run.record(f"{STAGE}.peak_mib", found["peak_mib"], unit="MiB")
-    run.record(f"{STAGE}.peak_gib", found["peak_gib"], unit="GiB")
+    run.record(f"{STAGE}.peak_mib", found.peak_mib, unit="MiB")
+    run.record(f"{STAGE}.peak_gib", found.peak_gib, unit="GiB")
     run.record(f"{STAGE}.estimate_gib", need, unit="GiB")
-    for name in ("bf16", "quantized"):
-        run.record(f"{STAGE}.{name}_loss", found[name], n=int(found["tokens"]), unit="nats/token")
+    for name, loss in (("bf16", found.bf16), ("quantized", found.quantized)):
+        run.record(f"{STAGE}.{name}_loss", loss, n=found.tokens, unit="nats/token")
     say(
         STAGE,
-        f"held-out loss {found['bf16']:.4f} -> {found['quantized']:.4f} over {int(found['tokens']):,} tokens; "
+        f"held-out loss {found.bf16:.4f} -> {found.quantized:.4f} over {found.tokens:,} tokens; "
         f"{mib:.1f} MiB in {duration(time.monotonic() - began)}",
     )
 
@@ -82,15 +88,16 @@ def estimate_gib(
     model: Path, scheme: Scheme, calibration: TokenRows, heldout: TokenRows, tokens_per_batch: int
 ) -> float:
     """What quantising takes, the process included: the weights in bf16 and in 8 bits, which are there together while
-    they are saved and while they are read again, and the larger of a row's activations (FP8) and a held-out batch's.
+    they are saved and while they are read again, and the larger of a held-out batch's activations and, for FP8, those
+    of the longest row, calibrated on or held out: clipped values are counted row by row.
 
     For each token a layer holds some ten vectors of its width at a time, and attention its row of weights for every
-    head in fp32. The head gives logits in bf16 and their copy in fp32, for every token of a calibration row; for the
-    held-out positions that are looked at at once also their log-probabilities.
+    head in fp32. The head gives logits in bf16 and their copy in fp32, for every token of such a row; for the held-out
+    positions that are looked at at once also their log-probabilities.
     """
     shape = read_shape(model)
     each = 4 * (10 * shape.hidden + 3 * shape.inner)
-    longest = int(calibration.lengths.max()) if scheme == "fp8" else 0
+    longest = int(max(calibration.lengths.max(), heldout.lengths.max())) if scheme == "fp8" else 0
     calibrated = longest * (each + 4 * shape.heads * longest + 6 * shape.vocabulary)
     batch = largest_of(heldout, in_order(heldout.lengths, tokens_per_batch), packed=False)
     looked_at = min(batch.counted, SCORED_AT_ONCE) * 10 * shape.vocabulary
@@ -98,7 +105,28 @@ def estimate_gib(
     return (3 * shape.parameters + max(calibrated, scored)) / 2**30 + PROCESS_GIB
 
 
-def _in_empty_folder(order: Order) -> dict[str, float]:
+def _check_clipped(run: Run, clipped: Clipped, settings: QuantizeSettings) -> None:
+    """Record the clip rate of the held-out rows, by layer in a file too, and hold it against the bound.
+
+    Raises:
+        UserError: when it is above.
+    """
+    file = run.path(STAGE, "clipped.json")
+    rates = {"by_layer": clipped.by_layer, "by_agent": clipped.by_group}
+    told = {part: {name: some / every for name, (some, every) in counts.items()} for part, counts in rates.items()}
+    atomic_write_text(file, json.dumps(told, indent=2) + "\n")
+    run.record(f"{STAGE}.clip_rate", clipped.rate, n=clipped.values)
+    bound = settings.max_clip_rate
+    if bound is not None and clipped.rate > bound:
+        raise UserError(
+            f"quantize.clip_rate={clipped.rate:.3g} is above quantize.max_clip_rate={bound:g}: so much of what held-out"
+            f" calls put into the linear layers lies outside the ranges of the calibration rows (by layer: {file}); "
+            "calibrate on more or longer rows (quantize.rows, max_length, calibration), or raise the bound (null: none)"
+        )
+    say(STAGE, f"clip rate {clipped.rate:.2e} over {clipped.values:,} held-out values")
+
+
+def _in_empty_folder(order: Order) -> Quantised:
     shutil.rmtree(order.out, ignore_errors=True)
     order.out.mkdir(parents=True)
     return quantise(order)

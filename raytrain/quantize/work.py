@@ -1,8 +1,9 @@
 """Quantising in a process of its own: calibrate, save, look at what it cost. Its memory is gone with it.
 
 FP8 needs calibration rows, each as one sequence; INT8 takes activations as they come and reads none. What is saved is
-compressed-tensors' format with the tokenizer beside it. Held-out rows are scored with the weights as they were and as
-they are saved, by transformers alone, on whatever this is: an FP8 folder is judged on a CPU, where no engine runs it.
+compressed-tensors' format with the tokenizer beside it, and for FP8 ranges.json, which a served engine is compared
+with. Held-out rows are scored with the weights as they were and as they are saved, by transformers alone, on whatever
+this is: an FP8 folder is judged on a CPU, where no engine runs it.
 """
 
 import warnings
@@ -14,6 +15,8 @@ from raytrain.data import TokenRows
 from raytrain.folders import copy_tokenizer
 from raytrain.hardware import Placement
 from raytrain.memory import peak_mib, peak_rise
+from raytrain.quantize.clip import Clipped, count_clipped
+from raytrain.quantize.ranges import saved_ranges, write_ranges
 from raytrain.quantize.scheme import check_saved, recipe
 from raytrain.settings import Scheme
 
@@ -37,10 +40,22 @@ class Order:
         return "cuda" if self.placement.device == "gpu" else "cpu"
 
 
-def quantise(order: Order) -> dict[str, float]:
-    """Write the quantised model into `order.out`, an empty folder; returns losses in nats a token by name (bf16,
-    quantized) with the number of tokens, peak_mib, by how much this process grew for all of it, and peak_gib, its size
-    then."""
+@dataclass(frozen=True)
+class Quantised:
+    """What quantising cost. Losses are in nats a token, over `tokens` of them; `peak_mib` is by how much the process
+    grew, `peak_gib` its size then. `clipped` is what held-out rows have outside of the static ranges: None with INT8,
+    whose scales follow every token."""
+
+    bf16: float
+    quantized: float
+    tokens: int
+    peak_mib: float
+    peak_gib: float
+    clipped: Clipped | None
+
+
+def quantise(order: Order) -> Quantised:
+    """Write the quantised model into `order.out`, an empty folder."""
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import active_session
@@ -64,10 +79,16 @@ def quantise(order: Order) -> dict[str, float]:
         del model
         copy_tokenizer(order.model, order.out)
         check_saved(order.out, order.scheme, kv_cache=order.kv_cache)
-        before, tokens = _loss(order.model, order)
-        after, _ = _loss(order.out, order)
-        peaks = {"peak_mib": risen(), "peak_gib": peak_mib() / 1024}
-    return {"bf16": before, "quantized": after, "tokens": float(tokens), **peaks}
+        heldout = TokenRows.load(order.heldout)
+        before, tokens = _loss(_for_scoring(order.model, order), heldout, order)
+        saved = _for_scoring(order.out, order)
+        after, _ = _loss(saved, heldout, order)
+        clipped = None
+        if static:
+            ranges = saved_ranges(order.out)
+            write_ranges(order.out, ranges)
+            clipped = count_clipped(saved, heldout, {"": ranges}, (0,))[""]
+        return Quantised(before, after, tokens, risen(), peak_mib() / 1024, clipped)
 
 
 def _dataset(rows: TokenRows) -> Any:
@@ -77,15 +98,17 @@ def _dataset(rows: TokenRows) -> Any:
     return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids]})
 
 
-def _loss(folder: Path, order: Order) -> tuple[float, int]:
+def _for_scoring(folder: Path, order: Order) -> Any:
+    return load_folder(folder).eval().to(order.device)
+
+
+def _loss(model: Any, rows: TokenRows, order: Order) -> tuple[float, int]:
     """Mean loss of held-out completions, and how many tokens they have."""
     import torch
 
     from raytrain.batches import in_order
     from raytrain.trainer import losses_of
 
-    model = load_folder(folder).eval().to(order.device)
-    rows = TokenRows.load(order.heldout)
     with torch.no_grad():
         found = [losses for _, losses in losses_of(model, rows, in_order(rows.lengths, order.tokens_per_batch))]
     every = torch.cat(found)

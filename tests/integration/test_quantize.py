@@ -1,5 +1,9 @@
-"""The stage quantize on a local Ray, for the shipped base: INT8 here, and the serving engine answers with it."""
+"""The stage quantize on a local Ray, for the shipped base: INT8 here, and the serving engine answers with it.
 
+FP8, which no engine runs on a CPU, is made of a tiny model and judged by its clip rate.
+"""
+
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,15 +17,19 @@ from raytrain.folders import read_manifest
 from raytrain.quantize import stage
 from raytrain.settings import QuantizeSettings
 from tests.practice import practice_rows
+from tests.tiny_llama import write_tiny_llama
 
 SETTINGS = QuantizeSettings(rows=40)
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
-def new_run(folder: Path, model: Path) -> Run:
+def new_run(folder: Path, model: Path, calibration: list[dict[str, object]] | None = None) -> Run:
     run = Run.create(folder, {}, "test")
-    for corpus, seed in (("calibration/in_domain", 1), ("sft/heldout", 2)):
-        pq.write_table(pa.Table.from_pylist(practice_rows(40, seed)), run.path("corpora", f"{corpus}.parquet"))
+    for corpus, rows in (
+        ("calibration/in_domain", calibration or practice_rows(40, 1)),
+        ("sft/heldout", practice_rows(40, 2)),
+    ):
+        pq.write_table(pa.Table.from_pylist(rows), run.path("corpora", f"{corpus}.parquet"))
     run.path("models").mkdir(exist_ok=True)
     run.path("models", "base").symlink_to(model, target_is_directory=True)
     return run
@@ -42,6 +50,7 @@ def test_the_base_is_quantised_and_the_engine_answers_with_it(
     stage.run(run, SETTINGS, start="base")
     value = {name: figure.value for name, figure in run.figures("quantize").items()}
     assert value["quantize.scheme"] == "int8"
+    assert "quantize.clip_rate" not in value  # every token has a scale of its own
     assert float(value["quantize.quantized_loss"]) < float(value["quantize.bf16_loss"]) + 0.02
     assert read_manifest(run.path("models", "quantized"))["scheme"] == "int8"
     asked = practice_rows(20, 3)
@@ -54,3 +63,30 @@ def test_a_set_that_is_not_there_is_told(ray_local: None, tiny_model_dir: Path, 
     run = new_run(tmp_path / "run", tiny_model_dir)
     with pytest.raises(UserError, match=r"quantize\.calibration=public: there is no .*public\.parquet"):
         stage.run(run, SETTINGS.model_copy(update={"calibration": "public"}), start="base")
+
+
+def test_fp8_is_served_only_where_little_is_clipped(ray_local: None, tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "model", positions=2048)
+    fp8 = SETTINGS.model_copy(update={"scheme": "fp8"})
+    good = new_run(tmp_path / "good", model)
+    stage.run(good, fp8, start="base")
+    figure = good.figures("quantize")["quantize.clip_rate"]
+    assert float(figure.value) <= 1e-3  # the bound, unless it is set
+    ranges = json.loads((good.root / "models" / "quantized" / "ranges.json").read_text())
+    assert len(ranges) == 2 * 7 and min(ranges.values()) > 0
+
+    short = [
+        {**row, "prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+        for row in practice_rows(1, 1)
+    ]
+    bad = new_run(tmp_path / "bad", model, short)
+    told = (
+        r"quantize\.clip_rate=\S+ is above quantize\.max_clip_rate=0: .*by layer: .*clipped\.json\); calibrate on more"
+    )
+    with pytest.raises(UserError, match=told):
+        stage.run(bad, fp8.model_copy(update={"max_clip_rate": 0.0}), start="base")
+    assert not (bad.root / "models" / "quantized").exists()
+    clipped = bad.figures("quantize")["quantize.clip_rate"]
+    assert float(clipped.value) > 1e-3 > float(figure.value)
+    by_layer = json.loads((bad.root / "quantize" / "clipped.json").read_text())["by_layer"]
+    assert set(by_layer) == set(ranges)

@@ -59,15 +59,34 @@ def test_a_model_is_written_in_8_bits_and_loses_little(model_folder: Path, tmp_p
     placement = Placement(device="cpu", threads=1, precision="bf16")
     parts = tmp_path / "calibration", tmp_path / "heldout"
     found = quantise(Order(model_folder, tmp_path / "out", scheme, True, *parts, 256, placement))
-    assert found["quantized"] == pytest.approx(found["bf16"], rel=0.02)
-    assert found["quantized"] != found["bf16"]
+    assert found.quantized == pytest.approx(found.bf16, rel=0.02)
+    assert found.quantized != found.bf16
     saved = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     (group,) = saved["config_groups"].values()
     assert group["weights"]["type"] == ("float" if scheme == "fp8" else "int")
     assert (tmp_path / "out" / "tokenizer.json").is_file()
+    assert (tmp_path / "out" / "ranges.json").is_file() == (scheme == "fp8") == (found.clipped is not None)
     other: Scheme = "fp8" if scheme == "int8" else "int8"
     with pytest.raises(WrongScheme, match=r"quantization_config\.weights\.type"):
         check_saved(tmp_path / "out", other, kv_cache=True)
+
+
+def test_a_saved_fp8_folder_has_the_ranges_of_its_calibration_rows(
+    model_folder: Path, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    calibration, heldout = rows(seed=7), rows(seed=8)
+    calibration.save(tmp_path / "calibration")
+    heldout.save(tmp_path / "heldout")
+    (tmp_path / "out").mkdir()
+    placement = Placement(device="cpu", threads=1, precision="bf16")
+    parts = tmp_path / "calibration", tmp_path / "heldout"
+    found = quantise(Order(model_folder, tmp_path / "out", "fp8", False, *parts, 256, placement))
+    saved = json.loads((tmp_path / "out" / "ranges.json").read_text())
+    wanted = calibrate(model, [calibration.row(index)[0] for index in range(len(calibration))])
+    assert saved == pytest.approx(wanted, rel=0.02)  # calibrated in bf16, which has 8 bits, and saved as a bf16 scale
+    assert found.clipped is not None
+    assert found.clipped.values == int(heldout.lengths.sum()) * 3 * (4 * 64 + 2 * 64 + 128)
+    assert 0 < found.clipped.rate < 0.01
 
 
 def test_calibration_sequences_are_rows_one_after_another_and_begin_again() -> None:
