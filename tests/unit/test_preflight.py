@@ -36,7 +36,7 @@ def paper(model: Path, *assignments: str) -> RunConfig:
 
 def test_the_papers_configuration_fits_on_its_hardware(llama_8b: Path) -> None:
     found = {one.stage: one for one in forecasts(paper(llama_8b))}
-    assert list(found) == ["cpt", "sft", "dpo"]
+    assert list(found) == ["cpt", "sft", "dpo", "drafter"]
     assert all(one.verdict.fits for one in found.values())
     assert found["cpt"].trained == found["cpt"].parameters == LLAMA.expanded(4).parameters
     assert found["sft"].trained == LLAMA.expanded(4).adapters(128, "all-linear")
