@@ -11,7 +11,7 @@ best looks better than it is. Out go tune/serving.yaml, which `agentmill serve R
 import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from agentmill.config import UserError, dump_yaml
@@ -49,6 +49,19 @@ class Trial:
         return replace(self, name=name, engine=altered(self.engine, assignments, f"tune serving: {name}"))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What came of a trial: answers per second within the target, that by what the best so far had, and answers per
+    second by concurrency."""
+
+    name: str
+    stage: str
+    draft_tokens: int
+    goodput: float
+    over_best: float
+    queries_per_s: dict[int, float]
+
+
 @dataclass
 class Search:
     """The state of a search: the best so far, what is left of the trials, and what was seen of each."""
@@ -56,7 +69,7 @@ class Search:
     best: Trial
     target_s: float | None
     left: int
-    seen: list[dict[str, object]] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
 
 Measuring = Callable[[Sequence[Trial], Sequence[str], Extent], Measured]
@@ -132,9 +145,8 @@ def _take(search: Search, candidates: list[Trial], measured: Measuring, extent: 
         ratio = over(found, one.name, best.name, extent.concurrency, search.target_s)
         rates = {c: _rate(found, one.name, c) for c in extent.concurrency}
         mean = goodput(found, one.name, extent.concurrency, search.target_s)
-        search.seen.append(
-            {"name": one.name, "stage": one.stage, "goodput": mean, "over_best": ratio.value, "queries_per_s": rates}
-        )
+        tokens = one.engine.speculative.tokens if one.engine.speculative else 0
+        search.seen.append(Seen(one.name, one.stage, tokens, mean, ratio.value, rates))
         say("tune", f"{one.name:<28} {mean:8.3g} queries/s in time, {ratio.value:.2f} times {best.name}")
         if (
             ratio.value > 1 + MARGIN
@@ -207,21 +219,12 @@ def _schedule(search: Search, extent: Extent) -> Iterator[Trial]:
     drafting = search.best.engine.speculative
     if drafting is None or len(extent.concurrency) < 2:
         return
-    rates = {f"drafts of {tokens}": tokens for tokens in LENGTHS}
-    seen = {rates[str(one["name"])]: one["queries_per_s"] for one in search.seen if one["name"] in rates}
-    before = [one for one in search.seen if one["name"] == search.best.stage]
-    if before and drafting.tokens not in seen:
-        seen[drafting.tokens] = before[-1]["queries_per_s"]
-    best = {c: max(seen, key=lambda tokens: _of(seen[tokens], c)) for c in extent.concurrency} if seen else {}
+    seen = {one.draft_tokens: one.queries_per_s for one in search.seen if one.stage == search.best.stage}
+    best = {c: max(seen, key=lambda tokens: seen[tokens][c]) for c in extent.concurrency}
     if len(set(best.values())) < 2:
         return
     assignments = (f"speculative.tokens={max(best.values())}", f"speculative.tokens_by_batch={json.dumps(best)}")
     yield search.best.with_("drafts by batch", *assignments)
-
-
-def _of(rates: object, in_flight: int) -> float:
-    assert isinstance(rates, dict)
-    return float(rates[in_flight])
 
 
 def _batches(search: Search, extent: Extent) -> Iterator[Trial]:
@@ -258,7 +261,7 @@ def _write(run: Run, search: Search, last: Measured, extent: Extent) -> Path:
     )
     tuned = TunedServing(stage=search.best.stage, engine=engine)
     file = run.path(*TUNED)
-    atomic_write_text(file.with_suffix(".json"), json.dumps(search.seen, indent=2, default=str) + "\n")
+    atomic_write_text(file.with_suffix(".json"), json.dumps([asdict(one) for one in search.seen], indent=2) + "\n")
     head = (
         f"# Written by: {command}\n"
         f"# {gain.value:.2f} [{gain.interval[0]:.2f}, {gain.interval[1]:.2f}] times the goodput of the run's own "

@@ -63,6 +63,20 @@ def test_each_step_carries_on_what_won_and_lengths_become_a_schedule() -> None:
     assert search.target_s == pytest.approx(0.2, rel=0.01)
 
 
+def test_the_length_that_a_run_has_by_default_is_one_of_the_schedules() -> None:
+    """Three tokens are best among eight: they were measured as the variant, before lengths were tried."""
+
+    def speed(engine: ModelEngine, in_flight: int) -> float:
+        if engine.speculative is None:
+            return 10.0 * in_flight
+        lengths = engine.speculative.tokens_by_batch or {64: engine.speculative.tokens}
+        tokens = next(length for batch, length in sorted(lengths.items()) if in_flight <= batch)
+        return 10.0 * in_flight * (3.0 - 0.2 * abs(tokens - (7 if in_flight == 1 else 3)))
+
+    best = find(START, Machine(speed), EXTENT, None, 40).best.engine.speculative
+    assert best is not None and best.tokens_by_batch == {1: 7, 8: 3}
+
+
 def test_a_search_stops_at_its_number_of_trials() -> None:
     machine = Machine(drafting_pays)
     search = find(START, machine, EXTENT, None, 3)
@@ -98,7 +112,7 @@ def test_a_trial_whose_engine_does_not_start_is_left_out_and_the_others_are_not(
     search = find(START, measured, EXTENT, None, 40)
     assert search.best.engine.speculative is not None
     assert search.best.engine.speculative.tokens_by_batch == {1: 5, 8: 1}
-    assert not {one["name"] for one in search.seen} & {"quantized", "drafts of 7"}
+    assert not {one.name for one in search.seen} & {"quantized", "drafts of 7"}
 
 
 def test_a_search_in_which_nothing_starts_says_why() -> None:
@@ -138,8 +152,8 @@ def test_tuned_settings_are_read_back_with_the_runs_own_drafter_and_assignments_
 
 def test_a_search_is_told_what_it_saw() -> None:
     search: Search = find(START, Machine(drafting_pays), EXTENT, 1.0, 5)
-    assert {one["name"] for one in search.seen} >= {"bf16", "drafted", "quantized"}
-    assert all(set(one) == {"name", "stage", "goodput", "over_best", "queries_per_s"} for one in search.seen)
+    assert {one.name for one in search.seen} >= {"bf16", "drafted", "quantized"}
+    assert all(set(one.queries_per_s) == {1, 8} and one.goodput > 0 for one in search.seen)
 
 
 def test_blocks_that_are_tried_are_some_that_vllm_has_on_a_cpu() -> None:
