@@ -24,6 +24,7 @@ from raytrain.hardware import Placement, place
 from raytrain.job import DRAFTER, HELDOUT, PUBLIC_HELDOUT
 from raytrain.settings import DrafterSettings, Source
 from raytrain.site import Site
+from simulation.metrics import Measure
 
 PAPER = {"synthetic": 3.53, "combined": 3.80}  # MGL of greedy drafting with three tokens, arXiv 2606.18502
 PAIRS = (("combined", "synthetic"), ("synthetic", "external"))
@@ -43,15 +44,6 @@ class Extent:
 
     epochs: int = 3
     seed: int = 1
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An MGL, or a difference of two, with its 95 % interval over `n` answers."""
-
-    value: float
-    n: int
-    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -171,13 +163,13 @@ def _resampled(made: Mapping[str, Drafted], share: float) -> dict[str, dict[str,
     return {name: mgls(one.calls[picks[0]], one.dialogues[picks[1]], share) for name, one in made.items()}
 
 
-def estimates(made: Mapping[str, Drafted], share: float) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+def estimates(made: Mapping[str, Drafted], share: float) -> tuple[dict[str, Measure], dict[str, Measure]]:
     """drafter.<source>.mgl (of the calls) and drafter.<source>.{public,mixed}.mgl; and how much larger those of one
     source are than those of another over the same answers, drafter.difference.<one>_<other>.{calls,public,mixed}."""
     sampled, first = _resampled(made, share), next(iter(made.values()))
     answers = {"calls": len(first.calls), "public": len(first.dialogues)}
     answers["mixed"] = sum(answers.values())
-    found, between = dict[str, Estimate](), dict[str, Estimate]()
+    found, between = dict[str, Measure](), dict[str, Measure]()
     for what, n in answers.items():
         part = "" if what == "calls" else f"{what}."
         for name in made:
@@ -188,10 +180,10 @@ def estimates(made: Mapping[str, Drafted], share: float) -> tuple[dict[str, Esti
     return found, between
 
 
-def _estimate(values: Float64, n: int) -> Estimate:
+def _estimate(values: Float64, n: int) -> Measure:
     """The first of `values`, with the interval that the others give."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
-    return Estimate(float(values[0]), n, (float(low), float(high)))
+    return Measure(float(values[0]), n, (float(low), float(high)))
 
 
 def table(measured: Mapping[str, Mapping[str, Figure]]) -> list[str]:

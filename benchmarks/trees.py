@@ -11,7 +11,6 @@ drafter.shape.<shape>.mgl of every other shape.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from raytrain.drafter.trees import TreeShape, greedy
 from raytrain.hardware import HardwareSettings, Placement, place
 from raytrain.job import DRAFTER, HELDOUT
 from raytrain.settings import DrafterSettings
+from simulation.metrics import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,15 +41,6 @@ Counts = Mapping[TreeShape, Int64]  # of each answer: accepted tokens and drafts
 
 class NotDrafted(UserError):
     """A run without a drafter, its student or the student's answers. The message has the remedy."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over drafts with its 95 % bootstrap interval over answers."""
-
-    value: float
-    interval: tuple[float, float]
-    drafts: int
 
 
 def bench_trees(
@@ -158,18 +149,18 @@ def drafted(drafter: "PreTrainedModel", rows: TokenRows, shapes: Sequence[TreeSh
     return counts
 
 
-def mgl(counts: Int64) -> Estimate:
+def mgl(counts: Int64) -> Measure:
     """1 + accepted / drafts, from [answers, 2]."""
     values = _resampled(counts)
     low, high = np.quantile(values, [0.025, 0.975])
-    return Estimate(float(_ratio(counts.sum(axis=0))), (float(low), float(high)), int(counts[:, 1].sum()))
+    return Measure(float(_ratio(counts.sum(axis=0))), int(counts[:, 1].sum()), (float(low), float(high)))
 
 
-def gain(counts: Int64, base: Int64) -> Estimate:
+def gain(counts: Int64, base: Int64) -> Measure:
     """How much higher the MGL is than that of `base` on the same answers."""
     low, high = np.quantile(_resampled(counts) - _resampled(base), [0.025, 0.975])
     value = float(_ratio(counts.sum(axis=0)) - _ratio(base.sum(axis=0)))
-    return Estimate(value, (float(low), float(high)), int(counts[:, 1].sum()))
+    return Measure(value, int(counts[:, 1].sum()), (float(low), float(high)))
 
 
 def _resampled(counts: Int64) -> Any:
@@ -194,9 +185,9 @@ def _record(run: Run, counts: Counts, agents: Sequence[str], base: TreeShape, tr
             found |= {f".{agent}": mgl(part) for agent, part in _by_agent(of_shape, agents).items()}
             run.record(f"{name}.positions", shape.positions, unit="positions")
         for which, one in found.items():
-            run.record(f"{name}{which}.mgl", one.value, n=one.drafts, interval=one.interval, unit="tokens")
+            run.record(f"{name}{which}.mgl", one.value, n=one.n, interval=one.interval, unit="tokens")
     found_gain = gain(counts[tree], counts[base])
-    run.record("drafter.tree.gain", found_gain.value, n=found_gain.drafts, interval=found_gain.interval, unit="tokens")
+    run.record("drafter.tree.gain", found_gain.value, n=found_gain.n, interval=found_gain.interval, unit="tokens")
 
 
 def _by_agent(counts: Int64, agents: Sequence[str]) -> dict[str, Int64]:

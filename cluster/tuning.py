@@ -64,12 +64,14 @@ class Seen:
 
 @dataclass
 class Search:
-    """The state of a search: the best so far, what is left of the trials, and what was seen of each."""
+    """The state of a search: the best so far, what is left of the trials, what was seen of each, and why the last one
+    failed that did not start."""
 
     best: Trial
     target_s: float | None
     left: int
     seen: list[Seen] = field(default_factory=list)
+    failed: UserError | None = None
 
 
 Measuring = Callable[[Sequence[Trial], Sequence[str], Extent], Measured]
@@ -112,7 +114,11 @@ def tune_serving(
 
 
 def find(start: dict[str, Trial], measured: Measuring, extent: Extent, target_s: float | None, trials: int) -> Search:
-    """Step by step the best way to serve, in at most `trials` trials beside the BF16 model that it begins with."""
+    """Step by step the best way to serve, in at most `trials` trials beside the BF16 model that it begins with.
+
+    Raises:
+        UserError: when no engine starts.
+    """
     first = next(iter(start.values()))
     search = Search(first, target_s, trials)
     for step in (_variants(start), _lengths, _schedule, _batches, _prefixes):
@@ -120,6 +126,8 @@ def find(start: dict[str, Trial], measured: Measuring, extent: Extent, target_s:
         if not search.left:
             say("tune", "the number of trials is reached (--trials)")
             break
+    if search.target_s is None and search.failed is not None:
+        raise search.failed
     return search
 
 
@@ -158,13 +166,12 @@ def _take(search: Search, candidates: list[Trial], measured: Measuring, extent: 
 def _one_by_one(search: Search, chosen: Sequence[Trial], measured: Measuring, extent: Extent, error: UserError) -> None:
     """After an engine that did not start: the same trials each for itself, so that only one at fault is left out."""
     if len(chosen) == 1:
+        search.failed = error
         say("tune", f"{chosen[0].name} is left out: {error}")
-    else:
-        for one in chosen:
-            search.left += 1
-            _take(search, [one], measured, extent)
-    if search.target_s is None:
-        raise error
+        return
+    for one in chosen:
+        search.left += 1
+        _take(search, [one], measured, extent)
 
 
 def over(measured: Measured, name: str, other: str, concurrency: Sequence[int], target_s: float) -> Measure:

@@ -31,6 +31,7 @@ MODEL_ID = "student"
 # Of the four backends of vLLM 0.29, guidance is the one whose JSON is compact, as the agents write it, and whose texts
 # with a `maxLength` are valid JSON (xgrammar 0.2.8 lets control characters through there). It takes GBNF too.
 STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
+CPU_BLOCK = 32  # of vLLM's attention on the CPU (get_supported_kernel_block_sizes)
 _MOST_SEQUENCES = 1 << 20
 NGRAM = {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 
@@ -133,6 +134,11 @@ def build(settings: EngineSettings, model_dir: str, *, on_gpu: bool) -> serve.Ap
         raise UserError(
             f"serve.engine.tensor_parallel={settings.tensor_parallel} needs as many GPUs; this engine runs on the CPU, "
             "set it to 1 or choose serve.engine.accelerator=gpu on a machine with GPUs"
+        )
+    if not on_gpu and settings.block_size % CPU_BLOCK:
+        raise UserError(
+            f"serve.engine.block_size={settings.block_size} is no multiple of {CPU_BLOCK}, as vLLM's attention on the "
+            f"CPU needs it; use {-(-settings.block_size // CPU_BLOCK) * CPU_BLOCK}"
         )
     config = LLMConfig(
         model_loading_config={"model_id": MODEL_ID, "model_source": model_dir},

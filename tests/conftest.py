@@ -30,6 +30,17 @@ def postgres() -> Iterator[PostgresServer]:
     server.remove()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: products as small as a test's take longer in two that wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest_asyncio.fixture
 async def gateway() -> AsyncIterator["Make"]:
     """Makes gateways in this process: see `tests.gateways`."""

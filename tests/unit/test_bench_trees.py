@@ -62,7 +62,7 @@ def test_intervals_are_over_answers_and_a_gain_is_paired() -> None:
     base = np.stack([draw.integers(0, 3 * drafts), drafts], axis=1)
     found = mgl(base)
     assert found.value == pytest.approx(1 + base[:, 0].sum() / drafts.sum())
-    assert found.drafts == drafts.sum()
+    assert found.n == drafts.sum()
     assert found.interval[0] < found.value < found.interval[1]
     assert mgl(np.repeat(base, 4, axis=0)).interval[1] - found.value < 0.7 * (found.interval[1] - found.value)
     better = base + np.stack([drafts, 0 * drafts], axis=1)  # one token more in every draft

@@ -1,6 +1,5 @@
 """A drafter before any training: what it sees, its attention, its vocabulary, and how acceptance is counted."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,8 @@ from raytrain.settings import DrafterSettings
 from raytrain.shape import read_shape
 from tests.tiny_llama import write_tiny_llama
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLACEMENT = Placement(device="cpu", threads=1, precision="fp32")
 SETTINGS = DrafterSettings(vocabulary=0.5)
 LAYERS = 6
@@ -42,15 +43,6 @@ def answers(seed: int = 0) -> TokenRows:
     shapes = ((20, 9), (31, 12), (12, 10), (45, 20))
     rows = [draw.integers(5, 105, length).astype(np.int32) for length, _ in shapes]
     return join([(row, start, agent) for row, (_, start), agent in zip(rows, shapes, "abab", strict=True)])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small take longer in two threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""An engine on the CPU has faster libraries before the others, where this machine has them."""
+"""An engine on the CPU: faster libraries before the others, where they are, and blocks that it can have."""
 
 import ctypes.util
 import sys
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rayserve.engine import _environment, fast_libraries
+from agentmill.config import UserError
+from rayserve.engine import _environment, build, fast_libraries
 from rayserve.settings import EngineSettings
 
 OPENMP = "libiomp5.so"
@@ -50,3 +51,8 @@ def test_one_tcmalloc_comes_after_openmp(
     assert _environment(EngineSettings(), False)["LD_PRELOAD"] == f"{there}:{found}"
     there.unlink()
     assert _environment(EngineSettings(), False)["LD_PRELOAD"] == found
+
+
+def test_blocks_that_attention_on_the_cpu_does_not_have_are_refused_before_the_start() -> None:
+    with pytest.raises(UserError, match=r"block_size=48 is no multiple of 32.*use 64"):
+        build(EngineSettings(block_size=48), "model", on_gpu=False)

@@ -1,7 +1,6 @@
 """A model that is inflated costs more and says the same, and so do its drafter and its 8-bit form."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,10 @@ from tests.families import write_family
 from tests.practice import practice_rows
 from tests.tiny_llama import write_tiny_llama
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LARGER = Shape(width=128, blocks=7, heads=16, feed_forward=100)  # of tests.families: four times 32, and 4 blocks
 IDS = torch.arange(2, 62)[None]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small take longer in two threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config_of(folder: Path) -> dict[str, Any]:

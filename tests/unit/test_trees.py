@@ -1,6 +1,6 @@
 """Draft trees: how they are grown and cut, the drafter's states along a path, and how far an answer follows them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from raytrain.job import DRAFTER, Job
 from raytrain.packing import PackedCollator
 from raytrain.settings import DrafterSettings
 from tests.tiny_llama import write_tiny_llama
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PLACEMENT = Placement(device="cpu", threads=1, precision="fp32")
 SHAPES = (TreeShape(3, 3, 6), TreeShape(3, 3, 12), TreeShape(2, 3, 12), TreeShape(4, 2, 9), greedy(3))
@@ -164,15 +166,6 @@ def test_a_shape_that_cannot_be_is_refused() -> None:
         TreeShape(tokens=0)
     with pytest.raises(TreeError, match=r"tokens=60 is more than the 22 nodes that come up .* lower tokens to 22, or"):
         TreeShape(depth=6, top_k=2, tokens=60)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small take longer in two threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
