@@ -4,9 +4,11 @@
 with a drafter nothing of them is accepted, and what speculation gains is not seen. So a small trained model is
 *inflated*: its width, heads and feed-forward are padded with zeros, and blocks are put in that add nothing.
 
-A norm over H' numbers of which H are not zero sees their mean square shrunk by H / H'. With its weights multiplied by
-sqrt(H / H') and its epsilon by H / H' it gives what it gave, and where H' / H is a power of four these factors are
-powers of two, so that nothing is rounded in bf16. Heads are appended in whole groups, with outputs that nothing reads.
+A norm over H' numbers of which c copies of H are not zero sees their mean square shrunk to c H / H'. With its epsilon
+multiplied by that it gives sqrt(H' / c H) times what it gave, and what reads it adds up c copies: so its weights are
+multiplied by sqrt(c H / H') / c. Where H' / H is a power of four one copy, where it is another power of two two copies
+make these factors powers of two, so that nothing is rounded in bf16. Heads are appended in whole groups, with outputs
+that nothing reads.
 An added block is a copy of the one before it whose output projections are zero, so that it computes with real
 activations and the residual stream stays as it is (raytrain.expand has the same for training). Invariant: the logits
 are those of the model, up to the order of sums. Tensors are made one at a time, so memory does not grow with the model.
@@ -21,7 +23,7 @@ from typing import Any
 
 from agentmill.lineage import usable_cores
 from agentmill.runs import atomic_dir, digest_path
-from benchmarks.inflated_weights import NAME, Growth, InflateError, plan, write_told
+from benchmarks.inflated_weights import NAME, Growth, InflateError, plan, shrunk, write_told
 from raytrain.expand import expanded_config
 from raytrain.folders import copy_tokenizer, read_manifest, write_manifest
 from raytrain.shape import FAMILIES, shape_of
@@ -71,7 +73,7 @@ class Shape:
             "num_key_value_heads": self.heads * old.keys // old.query,
             "head_dim": size,
             "intermediate_size": self.feed_forward,
-            "rms_norm_eps": config.get("rms_norm_eps", EPSILON) * old.hidden / self.width,
+            "rms_norm_eps": config.get("rms_norm_eps", EPSILON) * shrunk(old.hidden, self.width),
         }
 
     def _check_sizes(self, config: Mapping[str, Any], group: int, size: int) -> None:
@@ -99,10 +101,12 @@ class Shape:
             )
 
 
-STUDENT = Shape(width=768, blocks=30, heads=16, feed_forward=3072)
-"""308 million parameters from the demo's student (hidden 192, head 64, as many heads of keys)."""
-TEACHER = Shape(width=3072, blocks=19, heads=48, feed_forward=8192)
-"""2.16 billion from the same: 7.00 times STUDENT, of the width and feed-forward of Llama 3.2 3B."""
+STUDENT = Shape(width=1536, blocks=11, heads=12, feed_forward=5120)
+"""314 million parameters from the demo's student (hidden 192, head 64, as many heads of keys), in blocks of the shape of
+Llama 3.2's: attention has a sixth of one, there because queries share keys, here by half as many heads."""
+TEACHER = Shape(width=3072, blocks=19, heads=24, feed_forward=10432)
+"""2.19 billion from the same: 6.98 times STUDENT, in twice the width and not quite twice the blocks, as the paper's
+Llama 3.1 70B has twice the width and twice the blocks of its student."""
 
 
 def inflate(model: Path, target: Path, shape: Shape) -> Path:

@@ -1,8 +1,10 @@
 """The EAGLE-3 drafter of a model that was inflated (benchmarks.inflated), drafting what it drafted before.
 
 A drafter has its student's width, and states of it side by side: `fc` reads three of them, its layer the embedding
-beside the state; each is padded for itself. The blocks that it looks at are counted as vLLM counts them, state i being
-what goes into block i, and go with the blocks of the student that was inflated.
+beside the state; each is padded for itself. Its feed-forward stays as it is: the student has few and wide blocks, and a
+block of that shape would be an eighth of it, where the paper's drafter is a fortieth. The blocks that it looks at are
+counted as vLLM counts them, state i being what goes into block i, and go with the blocks of the student that was
+inflated.
 """
 
 import json
@@ -20,13 +22,14 @@ from raytrain.shards import Weights
 LAYER, VERIFIER, LAYER_IDS = "transformer_layer_config", "speculators_config", "eagle_aux_hidden_state_layer_ids"
 DRAFTER_AXES = {**AXES, "fc": (WIDTH, WIDTH), "d2t": (None,), "t2d": (None,)}
 DRAFTER_NORMS = (*NORMS, "hidden_norm", "fc_norm", "input_norm")
+NORMED = ("norm_before_fc", "fc_norm")  # fields that say whether `fc` reads states after a norm
 
 
 def inflate_drafter(drafter: Path, target: Path, *, student: Path, inflated: Path) -> Path:
     """Inflate the drafter of `student` to one of `inflated`, which `inflate` made of it, into the folder `target`.
 
-    It gets the width, the number of heads and the feed-forward of `inflated`, and names that folder as what it drafts
-    for; so `inflated` stays where it is. `target` is there whole or not at all; returns `target`.
+    It gets the width and the number of heads of `inflated`, and names that folder as what it drafts for; so `inflated`
+    stays where it is. `target` is there whole or not at all; returns `target`.
 
     Raises:
         InflateError: when `inflated` was not made of `student`, the drafter is not one of EAGLE-3 for it, or it is
@@ -36,9 +39,11 @@ def inflate_drafter(drafter: Path, target: Path, *, student: Path, inflated: Pat
     sources = _sources(student, inflated)
     _check_drafter(drafter, config, student)
     layer: dict[str, Any] = config[LAYER]
-    shape = Shape(big["hidden_size"], layer["num_hidden_layers"], big["num_attention_heads"], big["intermediate_size"])
+    shape = Shape(
+        big["hidden_size"], layer["num_hidden_layers"], big["num_attention_heads"], layer["intermediate_size"]
+    )
     grown = shape.config(layer)
-    growth = Growth.of(layer, grown)
+    growth = Growth.of(layer, grown, raw=() if any(config.get(field) for field in NORMED) else ("fc",))
     config[LAYER] = grown
     config[LAYER_IDS] = [state_of(sources, state) for state in config[LAYER_IDS]]
     if config.get("target_hidden_size"):

@@ -1,8 +1,8 @@
 """The weights of an inflated model (benchmarks.inflated), tensor by tensor: which axes grow, and the norms' factor.
 
-Every axis of a weight is of the width, the heads of queries, those of keys, the feed-forward, or stays. Padding comes
-after what was there, in each part of an axis that has several sizes side by side. Invariant: one tensor is held at a
-time.
+Every axis of a weight is of the width, the heads of queries, those of keys, the feed-forward, or stays. Copies and
+padding come after what was there, in each part of an axis that has several sizes side by side. Invariant: one tensor is
+held at a time.
 """
 
 import math
@@ -38,27 +38,44 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
 """The norms over the width."""
 NORMED_HEADS = {"qwen3": ("q_proj", "k_proj")}
 """What norms over the size of a head read. That size stays and their epsilon, the one of all norms, does not: so what
-they read takes the factor of the others, and the mean square keeps its ratio to epsilon."""
+they read shrinks with its root, and the mean square keeps its ratio to epsilon."""
 
 
 class InflateError(UserError):
     """A model that cannot be inflated so. The message names the field, its value, the rule and the remedy."""
 
 
+def copies_of(old: int, new: int) -> int:
+    """How many times the old width stands in the new one before zeros follow: twice where new / old is an odd power of
+    two, so that every factor is a power of two and nothing is rounded."""
+    power = math.log2(new / old)
+    return 2 if power.is_integer() and power % 2 else 1
+
+
+def shrunk(old: int, new: int) -> float:
+    """The mean square over the new width, by that over the old one."""
+    return copies_of(old, new) * old / new
+
+
 @dataclass(frozen=True)
 class Growth:
     """The old and the new size of each kind of axis; an axis of several such sizes side by side grows in each.
 
-    `scaled` are the modules beside the norms over the width whose weights take the norms' factor.
+    `copies` is how often the old width stands in the new one; `norm` the factor of the weights of norms over the width,
+    `others` those of other modules.
     """
 
     sizes: Mapping[str, tuple[int, int]]
-    scaled: tuple[str, ...]
+    copies: int
+    norm: float
+    others: Mapping[str, float]
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], grown: Mapping[str, Any]) -> "Growth":
-        """From one config.json to the other."""
+    def of(cls, config: Mapping[str, Any], grown: Mapping[str, Any], raw: Sequence[str] = ()) -> "Growth":
+        """From one config.json to the other. `raw` are modules that read the width without a norm before them."""
         old, new = shape_of(config), shape_of(grown)
+        copies, root = copies_of(old.hidden, new.hidden), math.sqrt(shrunk(old.hidden, new.hidden))
+        heads = dict.fromkeys(NORMED_HEADS.get(config["model_type"], ()), root)
         return cls(
             {
                 WIDTH: (old.hidden, new.hidden),
@@ -66,7 +83,9 @@ class Growth:
                 KEYS: (old.keys, new.keys),
                 INNER: (old.inner, new.inner),
             },
-            NORMED_HEADS.get(config["model_type"], ()),
+            copies,
+            root / copies,
+            heads | dict.fromkeys(raw, 1 / copies),
         )
 
     def entry(
@@ -94,8 +113,7 @@ class Growth:
         grown = replace(tensor, name=name, shape=shape, size=math.prod(shape) * BITS[tensor.dtype] // 8)
         if silent:
             return zeros_like(grown, name)
-        scaled = module in norms or module in self.scaled
-        factor = math.sqrt(self.sizes[WIDTH][0] / self.sizes[WIDTH][1]) if scaled else 1.0
+        factor = self.norm if module in norms else self.others.get(module, 1.0)
         if shape == tensor.shape and factor == 1.0:
             return copied(tensor, name)
         return computed(grown, lambda: self._padded(tensor, kinds, factor))
@@ -117,7 +135,9 @@ class Growth:
                 continue
             old, new = self.sizes[kind]
             parts = values.unflatten(axis, (-1, old)).movedim(axis + 1, -1)
-            values = torch.nn.functional.pad(parts, (0, new - old)).movedim(-1, axis + 1).flatten(axis, axis + 1)
+            parts = torch.cat([parts] * (self.copies if kind == WIDTH else 1), dim=-1)
+            grown = torch.nn.functional.pad(parts, (0, new - parts.shape[-1]))
+            values = grown.movedim(-1, axis + 1).flatten(axis, axis + 1)
         return values
 
 

@@ -1,8 +1,9 @@
 """`agentmill tune serving`: which settings of the engine serve a run's newest model best, in so many trials at most.
 
 Best is the most answers per second within the latency target, averaged over the concurrencies that are asked for.
-Settings are searched one kind after another (which variant; how many tokens are drafted, by how many requests are in a
-step; how many requests a step may have; the prefix cache), and what wins is carried on to the next. Every trial is
+Settings are searched one kind after another (which variant; compiled or not, and on a CPU its threads; how many tokens
+are drafted, by how many requests are in a step; how many requests a step may have; the prefix cache), and what wins is
+carried on to the next. Every trial is
 measured beside the best so far, in turn; it takes its place only where it is better by MARGIN in the median of the
 paired repeats. At the end the winner is measured once more, beside the run's own settings: of many noisy trials the
 best looks better than it is. Out go tune/serving.yaml, which `agentmill serve RUN --tuned` reads, and every trial.
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from agentmill.config import UserError, dump_yaml
 from agentmill.domains.base import load_domain
+from agentmill.lineage import usable_cores
 from agentmill.log import say
 from agentmill.runs import Run, atomic_write_text, command_line
 from benchmarks.replay import recorded_calls
@@ -26,6 +28,7 @@ from cluster.config import config_of
 from cluster.serving import TUNED, TunedServing, served_system
 from cluster.serving_benches import SEED, engines_of
 from cluster.session import ray_session
+from rayserve.preflight import wants_gpu
 from rayserve.settings import EngineSettings, ModelEngine
 from simulation.metrics import Measure
 
@@ -105,7 +108,8 @@ def tune_serving(
         def measured(some: Sequence[Trial], anchors: Sequence[str], how_much: Extent) -> Measured:
             return measure([Configuration(one.name, one.engine) for one in some], anchors, work, how_much)
 
-        search = find(start, measured, extent, target_s, trials)
+        on_gpu = wants_gpu(next(iter(start.values())).engine)
+        search = find(start, measured, extent, target_s, trials, 0 if on_gpu else usable_cores())
         untuned = replace(list(start.values())[-1], name="untuned")
         winner = replace(search.best, name="winner")
         last = measured([untuned, winner], ["untuned"], extent)
@@ -113,15 +117,19 @@ def tune_serving(
     return _write(run, search, last, extent)
 
 
-def find(start: dict[str, Trial], measured: Measuring, extent: Extent, target_s: float | None, trials: int) -> Search:
+def find(
+    start: dict[str, Trial], measured: Measuring, extent: Extent, target_s: float | None, trials: int, cores: int = 0
+) -> Search:
     """Step by step the best way to serve, in at most `trials` trials beside the BF16 model that it begins with.
+
+    `cores` are those of an engine on the CPU; 0 stands for one on a GPU.
 
     Raises:
         UserError: when no engine starts.
     """
     first = next(iter(start.values()))
     search = Search(first, target_s, trials)
-    for step in (_variants(start), _lengths, _schedule, _batches, _prefixes):
+    for step in (_variants(start), _modes, _threads(cores), _lengths, _schedule, _batches, _prefixes):
         _take(search, list(step(search, extent)), measured, extent)
         if not search.left:
             say("tune", "the number of trials is reached (--trials)")
@@ -207,6 +215,25 @@ def _variants(start: dict[str, Trial]) -> Step:
 
     def step(search: Search, extent: Extent) -> Iterator[Trial]:
         yield from (one for one in reversed(start.values()) if one.name != search.best.name)
+
+    return step
+
+
+def _modes(search: Search, extent: Extent) -> Iterator[Trial]:
+    """The other of compiled and eager."""
+    eager = search.best.engine.enforce_eager
+    yield search.best.with_("compiled" if eager else "eager", f"enforce_eager={json.dumps(not eager)}")
+
+
+def _threads(cores: int) -> Step:
+    """Threads on all cores of a CPU, free and bound, in place of those that it has."""
+
+    def step(search: Search, extent: Extent) -> Iterator[Trial]:
+        now = search.best.engine.cpu_threads
+        now = max(1, cores - 1) if now is None else now
+        for name, threads in {f"{cores} threads": cores, "bound threads": 0}.items() if cores else ():
+            if threads != now:
+                yield search.best.with_(name, f"cpu_threads={threads}")
 
     return step
 

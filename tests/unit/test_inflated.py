@@ -1,6 +1,7 @@
 """A model that is inflated costs more and says the same, and so do its drafter and its 8-bit form."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.tiny_llama import write_tiny_llama
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LARGER = Shape(width=128, blocks=7, heads=16, feed_forward=100)  # of tests.families: four times 32, and 4 blocks
+DOUBLED = Shape(width=256, blocks=7, heads=32, feed_forward=100)  # eight times: the width stands there twice
 IDS = torch.arange(2, 62)[None]
 
 
@@ -65,8 +67,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return model, inflate(model, folder / "inflated", LARGER)
 
 
-def test_logits_are_those_of_the_model(pair: tuple[Path, Path]) -> None:
+def test_logits_are_those_of_the_model(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert apart(*map(logits, pair)) < 1e-5
+    assert apart(logits(pair[0]), logits(inflate(pair[0], tmp_path / "doubled", DOUBLED))) < 1e-5
 
 
 def test_every_weight_finds_its_place_and_parameters_are_as_announced(pair: tuple[Path, Path]) -> None:
@@ -120,15 +123,16 @@ def test_a_width_that_is_no_power_of_four_times_the_model_s_is_rounded_no_more_t
 def test_a_trained_model_answers_as_before(tmp_path: Path) -> None:
     """Greedy, in bf16, and with its own tokenizer."""
     large = inflate(BASE, tmp_path / "inflated", Shape(768, 12, 8, 640))
+    doubled = inflate(BASE, tmp_path / "doubled", Shape(1536, 9, 8, 640))
     answers = []
-    for folder in (BASE, large):
+    for folder in (BASE, large, doubled):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         for row in practice_rows(3, seed=1):
             ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_tensors="pt")
             whole = model.generate(**ids, do_sample=False, max_new_tokens=24)[0, ids["input_ids"].shape[1] :]
             answers.append(tokenizer.decode(whole))
-    assert answers[:3] == answers[3:]
+    assert answers[:3] == answers[3:6] == answers[6:]
     assert all(answers)
 
 
@@ -227,9 +231,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("drafter") / "student", layers=LAYERS)
 
 
-@pytest.fixture(scope="module")
-def big(student: Path) -> Path:
-    return inflate(student, student.parent / "big", BIG)
+@pytest.fixture(scope="module", params=[256, 512], ids=["padded", "doubled"])
+def big(request: pytest.FixtureRequest, student: Path) -> Path:
+    return inflate(student, student.parent / f"big-{request.param}", replace(BIG, width=request.param))
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +280,9 @@ def test_the_drafter_drafts_what_it_drafted(tmp_path: Path, student: Path, big: 
     assert apart(before, drafted(large, big)) < 1e-4
     config = config_of(large)
     assert config[LAYER_IDS] == [0, 7, 12]
-    fields = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
-    assert [config[LAYER][field] for field in fields] == [256, 8, 4, 300]
+    fields = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    assert [config[LAYER][field] for field in fields] == [8, 4, config_of(drafter)[LAYER]["intermediate_size"]]
+    assert config[LAYER]["hidden_size"] == config_of(big)["hidden_size"]
     assert {file.name for file in small.glob("*.py")} == {file.name for file in large.glob("*.py")}
 
 
@@ -292,8 +297,8 @@ def test_nothing_of_the_drafter_can_be_left_out(
     elif broken == "states":
         change_config(large, **{LAYER_IDS: [0, 3, 5]})
     else:  # all columns first and all zeros after, not each part for itself
-        small = read_all(drafter)["fc.weight"]
-        weights["fc.weight"] = torch.nn.functional.pad(small, (0, 3 * 256 - 3 * 64, 0, 256 - 64))
+        small, width = read_all(drafter)["fc.weight"], config["transformer_layer_config"]["hidden_size"]
+        weights["fc.weight"] = torch.nn.functional.pad(small, (0, 3 * width - 3 * 64, 0, width - 64))
     save_file(weights, large / "model.safetensors", {"format": "pt"})
     assert apart(drafted(drafter, student), drafted(large, big)) > 1e-3
 
@@ -308,7 +313,7 @@ def test_states_go_with_their_blocks() -> None:
 def test_a_drafter_of_another_student_is_refused(tmp_path: Path, student: Path, big: Path, drafter: Path) -> None:
     other = write_tiny_llama(tmp_path / "other", layers=LAYERS, seed=1)
     wider = write_tiny_llama(tmp_path / "wider", layers=LAYERS, hidden=128)
-    with pytest.raises(InflateError, match=r"inflated=.*big was not made of student=.*other.*inflate that student"):
+    with pytest.raises(InflateError, match=r"inflated=.*big-.* was not made of student=.*other.*inflate that student"):
         inflate_drafter(drafter, tmp_path / "large", student=other, inflated=big)
     large = inflate(wider, tmp_path / "inflated", Shape(128, 6, 4, 256))
     with pytest.raises(InflateError, match=r"hidden_size=64 and the student .*wider has 128"):

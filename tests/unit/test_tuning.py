@@ -77,6 +77,16 @@ def test_the_length_that_a_run_has_by_default_is_one_of_the_schedules() -> None:
     assert best is not None and best.tokens_by_batch == {1: 7, 8: 3}
 
 
+def test_compiled_is_tried_and_on_a_cpu_its_threads_with_what_won() -> None:
+    machine = Machine(lambda engine, in_flight: 10.0 * in_flight * (1 if engine.enforce_eager else 2))
+    search = find(START, machine, EXTENT, None, 40, cores=4)
+    assert not search.best.engine.enforce_eager
+    assert ["compiled", "4 threads", "bound threads"] in machine.asked
+    on_gpu = Machine(lambda engine, in_flight: 10.0 * in_flight)
+    find(START, on_gpu, EXTENT, None, 40)
+    assert not any("threads" in name for names in on_gpu.asked for name in names)
+
+
 def test_a_search_stops_at_its_number_of_trials() -> None:
     machine = Machine(drafting_pays)
     search = find(START, machine, EXTENT, None, 3)
