@@ -102,8 +102,8 @@ class Shape:
 
 
 STUDENT = Shape(width=1536, blocks=11, heads=12, feed_forward=5120)
-"""314 million parameters from the demo's student (hidden 192, head 64, as many heads of keys), in blocks of the shape of
-Llama 3.2's: attention has a sixth of one, there because queries share keys, here by half as many heads."""
+"""314 million parameters from the demo's student (hidden 192, head 64, as many heads of keys), in blocks of the shape
+of Llama 3.2's: attention has a sixth of one, there because queries share keys, here by half as many heads."""
 TEACHER = Shape(width=3072, blocks=19, heads=24, feed_forward=10432)
 """2.19 billion from the same: 6.98 times STUDENT, in twice the width and not quite twice the blocks, as the paper's
 Llama 3.1 70B has twice the width and twice the blocks of its student."""
