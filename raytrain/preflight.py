@@ -124,7 +124,8 @@ def _host(taken: Footprint, shape: ModelShape, settings: StageSettings, hardware
     """GiB of a node's memory: what was moved there, or, earlier, the weights that each of its workers reads whole."""
     size = 2 if settings.worker.precision == "bf16" else 4
     together = hardware.workers_of_node(settings.worker.workers)
-    return together * (max(taken.host, size * shape.parameters / 2**30) + PROCESS_GIB)
+    reads = not (isinstance(settings, DrafterSettings) and settings.states == "engine")
+    return together * (max(taken.host, size * shape.parameters / 2**30 if reads else 0.0) + PROCESS_GIB)
 
 
 def require_fit(
@@ -186,6 +187,8 @@ def _steps(shape: ModelShape, settings: StageSettings, *, on_gpu: bool) -> Itera
     """What can be changed without other hardware, the least costly first."""
     worker = settings.worker
     drafts = isinstance(settings, DrafterSettings)
+    if isinstance(settings, DrafterSettings) and settings.states == "online":
+        yield "states=engine", {"states": "engine"}
     if not worker.gradient_checkpointing and not drafts:
         yield "worker.gradient_checkpointing=true", {"worker": {"gradient_checkpointing": True}}
     for stage in range(worker.zero_stage + 1, 3 if drafts else 4):
