@@ -41,17 +41,7 @@ def run(run: Run, settings: DrafterSettings, *, start: str, seed: int, site: Sit
         UserError: when an input is missing or cannot be trained on, the student's family is not known, the engine does
             not take the drafter, or training failed for good.
     """
-    stage = Stage(
-        DRAFTER,
-        _tokenise,
-        arrange=_of_source,
-        folder=FOLDER,
-        general=False,
-        trains="an EAGLE-3 drafter",
-        ready=_make,
-        beside_workers=extractors,
-    )
-    train_stage(run, stage, settings, start=start, seed=seed, site=site)
+    train_stage(run, STAGE, settings, start=start, seed=seed, site=site)
     _record(run, settings)
     _record_waiting(run)
 
@@ -91,6 +81,18 @@ def _make(run: Run, job: Job) -> None:
     taken = check_contract(job, TokenRows.load(job.sets[HELDOUT])) if settings.contract else None
     if taken is not None:
         run.record("train.drafter.contract_drafts", taken[0], n=taken[1], unit="drafts")
+
+
+STAGE = Stage(
+    DRAFTER,
+    _tokenise,
+    arrange=_of_source,
+    folder=FOLDER,
+    general=False,
+    trains="an EAGLE-3 drafter",
+    ready=_make,
+    beside_workers=extractors,
+)
 
 
 def _parameters(folder: Path) -> int:
