@@ -175,6 +175,8 @@ def _changes(
 ) -> Iterator[tuple[str, StageSettings]]:
     for name, change in _steps(shape, settings, on_gpu=on_gpu):
         yield name, _with(settings, change)
+    if on_gpu and isinstance(settings, DrafterSettings) and settings.states == "online":
+        yield "states=engine, with other GPUs for the student", _with(settings, {"states": "engine"})
     workers = 2 * settings.worker.workers
     while on_gpu and workers <= MOST_WORKERS:
         nodes = -(-workers // hardware.workers_of_node(workers))
@@ -187,8 +189,6 @@ def _steps(shape: ModelShape, settings: StageSettings, *, on_gpu: bool) -> Itera
     """What can be changed without other hardware, the least costly first."""
     worker = settings.worker
     drafts = isinstance(settings, DrafterSettings)
-    if isinstance(settings, DrafterSettings) and settings.states == "online":
-        yield "states=engine", {"states": "engine"}
     if not worker.gradient_checkpointing and not drafts:
         yield "worker.gradient_checkpointing=true", {"worker": {"gradient_checkpointing": True}}
     for stage in range(worker.zero_stage + 1, 3 if drafts else 4):

@@ -24,8 +24,8 @@ def draft_footprint(shape: ModelShape, settings: DrafterSettings, batch: Batch, 
     """The memory of one worker."""
     size = 2 if settings.worker.precision == "bf16" else 4
     vocabulary = shape.drafted or min(shape.vocabulary, LARGEST_VOCABULARY)
-    alone = settings.states == "engine"
-    held = (0 if alone else shape.parameters) + shape.drafter + shape.embedding + 2 * vocabulary * shape.hidden
+    streamed = settings.states == "engine"
+    held = (0 if streamed else shape.parameters) + shape.drafter + shape.embedding + 2 * vocabulary * shape.hidden
     device = {"weights": float(size * held), **optimizer_states(settings, shape.drafter)}
     norms = 8 * 4 * shape.hidden
     products = size * (6 * shape.hidden + 2 * shape.query + 2 * shape.keys + 4 * shape.inner)
@@ -35,8 +35,8 @@ def draft_footprint(shape: ModelShape, settings: DrafterSettings, batch: Batch, 
     logits = batch.tokens * vocabulary * (settings.draft_tokens * (size + 8) + 16)
     device["activations"] = kept * (1 if on_gpu else HEAP)
     device["logits"] = float(logits)
-    stored = float((settings.engine.ahead + 1) * batch.tokens * states) if alone else 0.0
-    if alone and not on_gpu:
+    stored = float((settings.engine.ahead + 1) * batch.tokens * states) if streamed else 0.0
+    if streamed and not on_gpu:
         engine = size * shape.parameters + (settings.engine.kv_cache_gib + ENGINE_GIB) * GIB
         device |= {"stored states": stored, "engine": settings.engine.replicas * engine / settings.worker.workers}
     return Footprint({name: amount / GIB for name, amount in device.items()}, stored / GIB if on_gpu else 0.0)
