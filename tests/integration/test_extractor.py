@@ -72,7 +72,7 @@ def rows(job: Job) -> TokenRows:
 @pytest.fixture(scope="module")
 def engine(job: Job, drafter: PreTrainedModel) -> Streamed:
     width = drafter.config.transformer_layer_config.hidden_size
-    return Streamed(engines(job), job.settings.engine.ahead, width, torch.device("cpu"))
+    return Streamed(engines(job), SETTINGS.engine.ahead, width, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_so_many_batches_are_on_their_way_and_no_more(job: Job, rows: TokenRows,
             asked += 1
             yield PackedCollator(rows, 0).tensors(pack)
 
-    ahead = job.settings.engine.ahead
+    ahead = SETTINGS.engine.ahead
     for taken, (row, seen) in enumerate(engine.each(packed()), start=1):
         assert asked == min(taken + ahead, len(packs))
         assert seen.last.shape[1] == row["input_ids"].shape[1]
