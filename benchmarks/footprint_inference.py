@@ -69,10 +69,10 @@ def _drafter(work: Path, shape: str) -> dict[str, float]:
     from raytrain import attention
     from raytrain.drafter.footprint import draft_footprint
     from raytrain.drafter.model import load_drafter, make_drafter
-    from raytrain.drafter.training import DraftTrainer
+    from raytrain.drafter.training import DraftTrainer, PlaceCollator
     from raytrain.footprint import KERNELS_GIB
     from raytrain.hardware import peak_memory_gib
-    from raytrain.packing import PackedCollator, plan_packs
+    from raytrain.packing import plan_packs
     from raytrain.preflight import PROCESS_GIB, drafted_tokens, largest_of
     from raytrain.shape import read_shape
     from raytrain.trainer import deepspeed_config, skip_shared_memory_op
@@ -104,8 +104,8 @@ def _drafter(work: Path, shape: str) -> dict[str, float]:
     trainer = DraftTrainer(
         model=load_drafter(work / "drafter", PLACEMENT),
         args=arguments,
-        data_collator=PackedCollator(rows, 0),
-        train_dataset=Dataset.from_dict({"rows": plan}),
+        data_collator=PlaceCollator(rows, 0),
+        train_dataset=Dataset.from_dict({"rows": plan, "place": list(range(len(plan)))}),
     )
     job: Any = SimpleNamespace(settings=settings, placement=PLACEMENT)
     trainer.equip(job)

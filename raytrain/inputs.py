@@ -6,6 +6,7 @@ in rows/ is whole, and decided by the inputs and settings that the work folder's
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Stage:
     `arrange(set, rows, tokenizer, settings, seed)` says what is trained on or measured in place of a set: itself, or
     others by name. `folder` is where its corpus lies in the run, by default corpora/<name>; `general` says whether
     general rows are looked at, `trains` what is trained where it is no adapter. `ready(run, job)` is called before
-    workers are started, with the rows in place.
+    workers are started, with the rows in place; `beside_workers(job)` is there while they train.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     general: bool = True
     trains: str = "all weights"
     ready: Callable[[Run, Job], None] = lambda run, job: None
+    beside_workers: Callable[[Job], AbstractContextManager[None]] = lambda job: nullcontext()
 
 
 def corpora(run: Run, stage: Stage) -> dict[str, tuple[Path, Tokenise]]:

@@ -30,7 +30,6 @@ from raytrain.job import HELDOUT, HELDOUT_BARE, TRAIN, Job
 from raytrain.merge import merge_adapter
 from raytrain.meter import meter_of
 from raytrain.objectives import Measure, Objective, objective_of
-from raytrain.packing import PackedCollator
 from raytrain.resume import Start, begin
 from raytrain.saving import ReportCheckpoint
 from raytrain.settings import MergeSettings
@@ -133,13 +132,11 @@ def _trainer(job: Job, objective: Objective, start: Start, stopping: StopWhenTol
     log = StepLog(
         job.log, job.step_tokens(rows.item_tokens, plan), device=job.placement.device, meter=meter_of(job, rows)
     )
-    pad_id = _pad_id(tokenizer)
-    collator = PackedCollator(rows, pad_id) if job.settings.packing else objective.collator(job, rows, pad_id)
     trainer = objective.trainer(
         model=_model(job, objective),
         args=_arguments(job, objective, _output_folder(), start),
-        data_collator=collator,
-        train_dataset=Dataset.from_dict({"rows": plan}),
+        data_collator=objective.collator(job, rows, _pad_id(tokenizer)),
+        train_dataset=Dataset.from_dict({"rows": plan, "place": list(range(len(plan)))}),
         processing_class=tokenizer,
         callbacks=[report, log, stopping],
     )

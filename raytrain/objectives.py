@@ -19,6 +19,7 @@ from raytrain.data import TokenRows
 from raytrain.expand import new_blocks
 from raytrain.hardware import Placement
 from raytrain.job import DRAFTER, Job
+from raytrain.packing import PackedCollator
 from raytrain.positions import by_position
 from raytrain.preference import (
     PreferenceTrainer,
@@ -95,7 +96,7 @@ COMPLETIONS = Objective(
     trainer=CompletionTrainer,
     config=SFTConfig,
     fields=lambda job: {"dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None},
-    collator=lambda job, rows, pad_id: Collator(rows, pad_id),
+    collator=lambda job, rows, pad_id: (PackedCollator if job.settings.packing else Collator)(rows, pad_id),
     measure=loss_sums,
     prepare=score_completions,
 )

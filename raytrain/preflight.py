@@ -124,7 +124,8 @@ def _host(taken: Footprint, shape: ModelShape, settings: StageSettings, hardware
     """GiB of a node's memory: what was moved there, or, earlier, the weights that each of its workers reads whole."""
     size = 2 if settings.worker.precision == "bf16" else 4
     together = hardware.workers_of_node(settings.worker.workers)
-    return together * (max(taken.host, size * shape.parameters / 2**30) + PROCESS_GIB)
+    reads = not (isinstance(settings, DrafterSettings) and settings.states == "engine")
+    return together * (max(taken.host, size * shape.parameters / 2**30 if reads else 0.0) + PROCESS_GIB)
 
 
 def require_fit(
@@ -174,6 +175,8 @@ def _changes(
 ) -> Iterator[tuple[str, StageSettings]]:
     for name, change in _steps(shape, settings, on_gpu=on_gpu):
         yield name, _with(settings, change)
+    if on_gpu and isinstance(settings, DrafterSettings) and settings.states == "online":
+        yield "states=engine, with other GPUs for the student", _with(settings, {"states": "engine"})
     workers = 2 * settings.worker.workers
     while on_gpu and workers <= MOST_WORKERS:
         nodes = -(-workers // hardware.workers_of_node(workers))

@@ -276,6 +276,21 @@ class DpoSettings(StageSettings):
         return self
 
 
+class EngineSettings(Strict):
+    """The vLLM engines that compute the student's states (`drafter.states: engine`), each in an actor of its own.
+
+    `replicas` engines, each over `tensor_parallel` GPUs of one node. A worker asks for the states of `ahead` batches
+    before it needs them: that many lie in Ray's object store for each worker, of four times the student's width a
+    token. `kv_cache_gib` is the key-value cache on a CPU, which must hold a row of `max_length`; on a GPU vLLM takes
+    what is left.
+    """
+
+    replicas: Annotated[int, Field(ge=1)] = 1
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    ahead: Annotated[int, Field(ge=1, le=64)] = 2
+    kv_cache_gib: Annotated[int, Field(ge=1)] = 1
+
+
 class DrafterSettings(StageSettings):
     """An EAGLE-3 drafter (arXiv 2503.01840) for the newest model, trained on answers that this model gave itself.
 
@@ -287,9 +302,11 @@ class DrafterSettings(StageSettings):
     `check_every_steps` steps held-out acceptance is measured, and training stops when it has not risen for `patience`
     checks; null never does. `begin` says what its layer does before it is trained: copy (see raytrain.drafter.copying)
     or nothing yet. `contract` loads the untrained drafter in the serving engine before a long training begins.
+    `states` says where the student's states come from: `online`, every worker holds the student whole and runs it, or
+    `engine`, where the student is too large for that or its weights are quantised (see `engine`).
     """
 
-    OPERATIONAL: ClassVar[frozenset[str]] = StageSettings.OPERATIONAL | {"contract"}
+    OPERATIONAL: ClassVar[frozenset[str]] = StageSettings.OPERATIONAL | {"contract", "engine"}
 
     lora: None = None
     merge: None = None
@@ -308,6 +325,8 @@ class DrafterSettings(StageSettings):
     check_every_steps: Annotated[int, Field(ge=1)] = 200
     patience: Annotated[int, Field(ge=1)] | None = 3
     contract: bool = True
+    states: Literal["online", "engine"] = "online"
+    engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
     def _held_whole(self) -> "DrafterSettings":

@@ -156,6 +156,7 @@ def _train(run: Run, stage: Stage, job: Job, site: Site) -> None:
         job.log.unlink(missing_ok=True)
         atomic_write_text(job.work / BEGUN, json.dumps({"workers": job.begun_with}))
     with (
+        stage.beside_workers(job),
         tracked(site.tracking, followed(run, job)) as summary,
         watched(job.stage, len(tokens), lambda: _last_step(job.log), job.notes),
     ):

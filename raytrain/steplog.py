@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 Row = dict[str, Any]
+WAITED = "draft/waited_s"  # seconds since the row before in which a worker waited for a student's states, their mean
 
 
 def read_steps(file: Path) -> list[Row]:

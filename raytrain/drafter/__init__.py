@@ -6,6 +6,9 @@ Model, losses and file format are speculators'; training them is the worker modu
     model        a drafter made for a student, and read again
     copying      what its layer does before it is trained
     states       what it sees: hidden states of chosen layers of the frozen student, computed online
+    sources      where a worker gets them from: online, or streamed from an engine
+    extractor    engines beside the workers that compute them, for a student that no worker can hold
+    watch        how an engine's own process sees them
     attention    its attention on the CPU, document by document
     training     the trainer, and the early stop
     acceptance   how many drafted tokens the student would accept, computed from one forward pass

@@ -9,15 +9,16 @@ MGL, the mean generated length, is 1 + accepted / drafts, vLLM's own definition.
 answer is not accepted here; vLLM counts it where it happens to agree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
 
-from raytrain.batches import Share
+from raytrain.batches import Plan, Share
 from raytrain.data import Int64, TokenRows
-from raytrain.drafter.model import drafter_settings, student_of
-from raytrain.drafter.states import draft_inputs, student_states
+from raytrain.drafter.model import drafter_settings
+from raytrain.drafter.sources import Online, Row, Source, source_of
+from raytrain.drafter.states import States, draft_inputs
 from raytrain.hardware import Placement
 from raytrain.job import Job
 from raytrain.packing import PackedCollator, best_fit
@@ -34,13 +35,11 @@ def acceptance_sums(drafter: PreTrainedModel, rows: TokenRows, job: Job, share: 
     names, places = sorted(set(rows.groups)), drafter_settings(job).draft_tokens
     sums = torch.zeros(places, len(names), 2, dtype=torch.float64)
     packs = best_fit(rows.lengths, np.arange(len(rows)), job.settings.tokens_per_batch)
-    for pack in share(packs):
-        found = _accepted(drafter, rows, pack, places, job.placement)
-        for row, lengths in zip(pack, found, strict=True):
-            for place in range(places):
-                sums[place, names.index(rows.groups[row])] += torch.tensor(
-                    [sum(length > place for length in lengths), len(lengths)], dtype=torch.float64
-                )
+    for row, lengths in accepted_by_row(drafter, rows, share(packs), places, source_of(job, drafter)):
+        for place in range(places):
+            sums[place, names.index(rows.groups[row])] += torch.tensor(
+                [sum(length > place for length in lengths), len(lengths)], dtype=torch.float64
+            )
     device = drafter.device
     return {f"{ACCEPTED}{place + 1}": sums[place].to(device) for place in range(places)}
 
@@ -53,9 +52,9 @@ def tokens_and_passes(
     import numpy as np
 
     found = np.zeros((len(rows), 2), dtype=np.int64)
-    for pack in best_fit(rows.lengths, np.arange(len(rows)), settings.tokens_per_batch):
-        for row, lengths in zip(pack, _accepted(drafter, rows, pack, settings.draft_tokens, placement), strict=True):
-            found[row] = sum(lengths) + len(lengths), len(lengths)
+    packs, source = best_fit(rows.lengths, np.arange(len(rows)), settings.tokens_per_batch), Online(drafter, placement)
+    for row, lengths in accepted_by_row(drafter, rows, packs, settings.draft_tokens, source):
+        found[row] = sum(lengths) + len(lengths), len(lengths)
     return found
 
 
@@ -66,17 +65,22 @@ def mgl(measured: Mapping[str, Sequence[float]]) -> tuple[float, int]:
     return (1 + accepted / drafts if drafts else 1.0), int(drafts)
 
 
+def accepted_by_row(
+    drafter: PreTrainedModel, rows: TokenRows, packs: Plan, places: int, source: Source
+) -> Iterator[tuple[int, list[int]]]:
+    """Each row of the packs, and how many of the `places` tokens of each of its drafts were accepted."""
+    packed = PackedCollator(rows, 0)
+    for pack, (row, states) in zip(packs, source.each(packed.tensors(pack) for pack in packs), strict=True):
+        reached = _reached(drafter, row, states, places)
+        bounds = row["cu_seq_lens_q"].tolist()
+        for begin, end, index in zip(bounds, bounds[1:], pack, strict=False):
+            yield index, walk(reached, begin, end, begin + int(rows.starts[index]))
+
+
 @torch.no_grad()
-def _accepted(
-    drafter: PreTrainedModel, rows: TokenRows, pack: list[int], places: int, placement: Placement
-) -> list[list[int]]:
-    """For each row of a pack, how many of the `places` tokens of each draft were accepted."""
-    student = student_of(drafter, placement)
-    row = {
-        name: value.to(student.device) if isinstance(value, torch.Tensor) else value
-        for name, value in PackedCollator(rows, 0).tensors(pack).items()
-    }
-    inputs = draft_inputs(row, student_states(student, drafter.target_layer_ids, row))
+def _reached(drafter: PreTrainedModel, row: Row, states: States, places: int) -> list[int]:
+    """At each position of a packed row, how many of the `places` tokens drafted there are right in a row."""
+    inputs = draft_inputs(row, states)
     inputs.pop("verifier_last_hidden_states")
     guesses = torch.cat(drafter(**inputs, ttt_steps=places))
     if drafter.d2t is not None:
@@ -86,12 +90,8 @@ def _accepted(
     for place in range(places):
         known = len(ids) - 2 - place
         right[place, :known] = guesses[place, :known] == ids[2 + place :]
-    reached = right.cumprod(dim=0).sum(dim=0).tolist()
-    bounds = row["cu_seq_lens_q"].tolist()
-    return [
-        walk(reached, begin, end, begin + int(rows.starts[index]))
-        for begin, end, index in zip(bounds, bounds[1:], pack, strict=False)
-    ]
+    counts: list[int] = right.cumprod(dim=0).sum(dim=0).tolist()
+    return counts
 
 
 def walk(reached: Sequence[int], begin: int, end: int, start: int) -> list[int]:

@@ -46,13 +46,13 @@ def check_contract(job: Job, rows: TokenRows) -> tuple[int, int] | None:
         "prompts": [tokens[:start].tolist() for tokens, start in prompts],
         "tokens": TOKENS,
         "longest": int(rows.lengths.max()) + TOKENS,
+        "tensor_parallel": job.settings.engine.tensor_parallel if job.settings.states == "engine" else 1,
     }
     try:
         drafts, tokens = ray.get(in_engine(asked, on_gpu=job.placement.device == "gpu"))
     except RayError as error:
-        last = [line for line in str(error).strip().splitlines() if line.strip()][-1]
         raise ContractBroken(
-            f"vLLM does not load the drafter {job.untrained}: {last.strip()}; Ray's logs have the whole error; "
+            f"vLLM does not load the drafter {job.untrained}: {last_line(error)}; Ray's logs have the whole error; "
             f"drafter.contract=false trains it nevertheless"
         ) from error
     if not drafts or not tokens:
@@ -65,7 +65,12 @@ def check_contract(job: Job, rows: TokenRows) -> tuple[int, int] | None:
     return drafts, tokens
 
 
-_ENVIRONMENT = {
+def last_line(error: Exception) -> str:
+    """What an error of Ray's, which quotes the whole traceback of the other process, comes to."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+
+
+ENGINE_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -78,11 +83,12 @@ def in_engine(asked: dict[str, Any], *, on_gpu: bool) -> Any:
     """A reference to (drafts, tokens) of a Ray task in which an engine answers.
 
     `asked`: the folders `student` and `drafter`, `draft_tokens`, `prompts` (token ids), `tokens` of an answer at most,
-    and the `longest` prompt with its answer.
+    the `longest` prompt with its answer, and over how many devices the student is cut (`tensor_parallel`).
     """
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=1 if on_gpu else 0, max_retries=0, runtime_env={"env_vars": _ENVIRONMENT})
+    gpus = asked["tensor_parallel"] if on_gpu else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, runtime_env={"env_vars": ENGINE_ENVIRONMENT})
     return task(_answer).remote(asked)
 
 
@@ -96,6 +102,8 @@ def _answer(asked: dict[str, Any]) -> tuple[int, int]:
             "model": asked["drafter"],
             "num_speculative_tokens": asked["draft_tokens"],
         },
+        tensor_parallel_size=asked["tensor_parallel"],
+        distributed_executor_backend=backend_of(asked["tensor_parallel"]),
         max_model_len=max(128, asked["longest"]),
         max_num_seqs=min(len(asked["prompts"]), 32),
         enforce_eager=True,
@@ -105,3 +113,8 @@ def _answer(asked: dict[str, Any]) -> tuple[int, int]:
     outputs = llm.generate([{"prompt_token_ids": ids} for ids in asked["prompts"]], sampling, use_tqdm=False)
     drafts = sum(int(m.value) for m in llm.get_metrics() if m.name == "vllm:spec_decode_num_drafts")
     return drafts, sum(len(output.outputs[0].token_ids) for output in outputs)
+
+
+def backend_of(tensor_parallel: int) -> str:
+    """vLLM's executor in an actor or a task of Ray's: the GPUs are this process's, and no placement of vLLM's own."""
+    return "uni" if tensor_parallel == 1 else "mp"

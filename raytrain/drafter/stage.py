@@ -5,7 +5,8 @@ the untrained drafter and shows it to the serving engine.
 
 Records, beside what every stage does, train.drafter.{parameters,vocabulary,contract_drafts} and drafter.<source>.mgl,
 by agent as well (drafter.<source>.<agent>.mgl), on held-out answers; by place in the draft
-train.drafter.heldout_accepted_at_<place>.
+train.drafter.heldout_accepted_at_<place>. Where an engine gives the student's states, train.drafter.waited is the share
+of the training in which a worker waited for them.
 """
 
 import json
@@ -19,12 +20,14 @@ from agentmill.log import say
 from agentmill.runs import Run, atomic_dir
 from raytrain.data import TokenRows, tokenise
 from raytrain.drafter.contract import check_contract
+from raytrain.drafter.extractor import extractors
 from raytrain.inputs import Stage
 from raytrain.job import DRAFTER, HELDOUT, PUBLIC_HELDOUT, TRAIN, Job
 from raytrain.lengths import LengthReport
 from raytrain.settings import DrafterSettings, StageSettings
 from raytrain.site import DEFAULT_SITE, Site
 from raytrain.stage import train_stage
+from raytrain.steplog import WAITED, read_steps
 
 FOLDER = "responses"
 PUBLIC = "public"
@@ -38,17 +41,9 @@ def run(run: Run, settings: DrafterSettings, *, start: str, seed: int, site: Sit
         UserError: when an input is missing or cannot be trained on, the student's family is not known, the engine does
             not take the drafter, or training failed for good.
     """
-    stage = Stage(
-        DRAFTER,
-        _tokenise,
-        arrange=_of_source,
-        folder=FOLDER,
-        general=False,
-        trains="an EAGLE-3 drafter",
-        ready=_make,
-    )
-    train_stage(run, stage, settings, start=start, seed=seed, site=site)
+    train_stage(run, STAGE, settings, start=start, seed=seed, site=site)
     _record(run, settings)
+    _record_waiting(run)
 
 
 def _tokenise(file: Path, tokenizer: Any, settings: StageSettings) -> tuple[TokenRows, LengthReport]:
@@ -88,6 +83,18 @@ def _make(run: Run, job: Job) -> None:
         run.record("train.drafter.contract_drafts", taken[0], n=taken[1], unit="drafts")
 
 
+STAGE = Stage(
+    DRAFTER,
+    _tokenise,
+    arrange=_of_source,
+    folder=FOLDER,
+    general=False,
+    trains="an EAGLE-3 drafter",
+    ready=_make,
+    beside_workers=extractors,
+)
+
+
 def _parameters(folder: Path) -> int:
     from safetensors import safe_open
 
@@ -114,6 +121,15 @@ def _record(run: Run, settings: DrafterSettings) -> None:
         say(DRAFTER, f"{where}.mgl {value:.3f} of {settings.draft_tokens + 1} over {drafts:,} drafts")
         for group, places in by_group.items() if name == HELDOUT else ():
             run.record(f"{where}.{group}.mgl", mgl(places)[0], n=mgl(places)[1], unit="tokens")
+
+
+def _record_waiting(run: Run) -> None:
+    """How much of the training's time a worker waited for states, where it did not compute them itself."""
+    steps = read_steps(run.path("logs", f"{DRAFTER}.jsonl"))
+    waited = [float(row[WAITED]) for row in steps if WAITED in row]
+    if waited:
+        run.record(f"train.{DRAFTER}.waited", sum(waited) / float(steps[-1]["seconds"]), n=len(waited), unit="share")
+        say(DRAFTER, f"workers waited {sum(waited):.1f} of {steps[-1]['seconds']:.1f} s for the student's states")
 
 
 def _by_group(measured: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, list[float]]]:

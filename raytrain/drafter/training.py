@@ -1,40 +1,61 @@
-"""Training a drafter with a transformers Trainer: the student runs first, then speculators' model gives the loss.
+"""Training a drafter with a transformers Trainer: the student's states come first, then speculators' model gives the
+loss.
 
 The loss is theirs (kl_div: the divergence of the drafter's distribution from the student's over the drafter's
 vocabulary), summed over the steps of training-time test; here each counted token of a step weighs alike, whatever rank
-and batch it lies in. How many guesses were right at each place is logged beside it.
+and batch it lies in. How many guesses were right at each place is logged beside it, and where the states come from
+elsewhere (raytrain.drafter.sources) how long was waited for them.
+
+A batch that the data loader gives is only its place in the plan and its labels, which the Trainer counts: the row is
+packed where its states are asked for, some batches before.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed
 from speculators.losses import resolve_loss_config
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from agentmill.runs import atomic_write_text
 from raytrain.data import TokenRows
 from raytrain.drafter.acceptance import acceptance_sums, mgl
-from raytrain.drafter.model import drafter_settings, load_drafter, load_drafter_for_scoring, student_of
-from raytrain.drafter.states import draft_inputs, student_states
+from raytrain.drafter.model import drafter_settings, load_drafter, load_drafter_for_scoring
+from raytrain.drafter.sources import Row, Source, source_of
+from raytrain.drafter.states import States, draft_inputs
 from raytrain.job import HELDOUT, Job
 from raytrain.objectives import Objective
+from raytrain.packing import PackedCollator
+from raytrain.steplog import WAITED
 from raytrain.upkeep import LightUpkeep
 
 CHECKS = "checks.jsonl"
 
 
-class DraftTrainer(LightUpkeep, Trainer):
-    """Takes packed rows (raytrain.packing). `equip` gives it the student and the job's settings."""
+class PlaceCollator(PackedCollator):
+    """Gives of a planned batch its `place` in the plan and its labels."""
 
-    student: PreTrainedModel
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of the only feature {"rows": [...], "place": n}."""
+        (feature,) = features
+        return {"labels": self.tensors(feature["rows"])["labels"], "place": feature["place"]}
+
+
+class DraftTrainer(LightUpkeep, Trainer):
+    """Trains on the packed rows (raytrain.packing) of a plan. `equip` gives it the job, and with it the states."""
+
     job: Job
+    _source: Source
+    _coming: Iterator[tuple[Row, States]] | None = None
+    _place = 0
+    _waited_s = 0.0
 
     def equip(self, job: Job) -> None:
         """What this trainer needs beside a Trainer's own arguments, once it is made."""
         settings = drafter_settings(job)
-        self.job, self.student = job, student_of(self.model, job.placement)
+        self.job, self._source = job, source_of(job, self.model)
         self._losses = resolve_loss_config(settings.loss, "eager" if job.placement.device == "cpu" else "fused")
         self._seen = torch.zeros(settings.draft_tokens, 2, dtype=torch.float64, device=self.accelerator.device)
         if settings.patience is not None:
@@ -45,8 +66,7 @@ class DraftTrainer(LightUpkeep, Trainer):
     ) -> Any:
         """The rank's share of the step's mean, times the number of ranks, over which gradients are averaged."""
         assert not return_outputs, "there are no logits to return"
-        layers = self.model.target_layer_ids
-        given = draft_inputs(inputs, student_states(self.student, layers, inputs))
+        given = draft_inputs(*self._seen_at(inputs["place"]))
         settings = drafter_settings(self.job)
         _, loss, measured = model(
             **given,
@@ -60,9 +80,23 @@ class DraftTrainer(LightUpkeep, Trainer):
         counted = given["loss_mask"].sum()
         return loss * counted / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
 
+    def _seen_at(self, place: int) -> tuple[Row, States]:
+        """The batch at this place of the plan with its states. The places follow each other as the ranks take them."""
+        if self._coming is None:
+            places = range(place, len(self.train_dataset), self.accelerator.num_processes)
+            rows = (self.data_collator.tensors(self.train_dataset[n]["rows"]) for n in places)
+            self._coming, self._place = self._source.each(rows), place
+        assert place == self._place, f"batch {place} of the plan was taken, and {self._place} is what comes next"
+        self._place += self.accelerator.num_processes
+        return next(self._coming)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log how many guesses were right at each place since the last log, given the true tokens before."""
         if "loss" in logs:
+            if drafter_settings(self.job).states == "engine":
+                waited = torch.tensor(self._source.waited_s, device=self._seen.device)
+                total = float(self.accelerator.reduce(waited, "mean"))
+                logs[WAITED], self._waited_s = total - self._waited_s, total
             seen = self.accelerator.reduce(self._seen)
             logs |= {f"draft/right_at_{n + 1}": right / max(asked, 1) for n, (right, asked) in enumerate(seen.tolist())}
             self._seen.zero_()
@@ -130,7 +164,7 @@ DRAFTS = Objective(
     trainer=DraftTrainer,
     config=TrainingArguments,
     fields=lambda job: {},
-    collator=lambda job, rows, pad_id: None,
+    collator=lambda job, rows, pad_id: PlaceCollator(rows, pad_id),
     measure=acceptance_sums,
     others=acceptance_sums,
     build=lambda job: load_drafter(job.untrained, job.placement),

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -13,7 +11,7 @@ from raytrain.data import TokenRows
 from raytrain.drafter import contract, stage
 from raytrain.settings import DrafterSettings, WorkerSettings
 from raytrain.steplog import read_steps
-from tests.practice import practice_rows
+from tests.practice import practice_run
 
 STEPS = 80
 SETTINGS = DrafterSettings(
@@ -24,18 +22,9 @@ SETTINGS = DrafterSettings(
 )
 
 
-def new_run(folder: Path, student: Path) -> Run:
-    run = Run.create(folder, {}, "test")
-    for split, count, seed in (("train", 700, 1), ("heldout", 40, 2)):
-        pq.write_table(pa.Table.from_pylist(practice_rows(count, seed)), run.path("responses", f"{split}.parquet"))
-    run.path("models").mkdir(exist_ok=True)
-    run.path("models", "base").symlink_to(student, target_is_directory=True)
-    return run
-
-
 @pytest.fixture(scope="module")
 def finished(ray_local: None, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = new_run(tmp_path_factory.mktemp("drafter") / "run", tiny_model_dir)
+    run = practice_run(tmp_path_factory.mktemp("drafter") / "run", tiny_model_dir)
     stage.run(run, SETTINGS, start="base", seed=1)
     return run
 
@@ -66,6 +55,7 @@ def test_the_engine_took_it_untrained_and_accepts_what_was_computed(finished: Ru
         "prompts": [tokens[:start].tolist() for tokens, start in prompts],
         "tokens": 96,
         "longest": int(held.lengths.max()) + 96,
+        "tensor_parallel": 1,
     }
     drafts, tokens = ray.get(contract.in_engine(asked, on_gpu=False))
     engine = (tokens - len(prompts)) / drafts
@@ -78,6 +68,6 @@ def test_it_is_not_trained_again(finished: Run, capfd: pytest.CaptureFixture[str
 
 
 def test_a_source_that_is_not_there_is_told(ray_local: None, tiny_model_dir: Path, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run", tiny_model_dir)
+    run = practice_run(tmp_path / "run", tiny_model_dir)
     with pytest.raises(UserError, match=r"drafter\.source=external and responses/train\.parquet has no such rows"):
         stage.run(run, SETTINGS.model_copy(update={"source": "external"}), start="base", seed=1)

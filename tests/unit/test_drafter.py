@@ -12,7 +12,7 @@ from raytrain import attention as training_attention
 from raytrain.batches import IGNORED
 from raytrain.data import TokenRows, join
 from raytrain.drafter import attention
-from raytrain.drafter.acceptance import _accepted, mgl, tokens_and_passes, walk
+from raytrain.drafter.acceptance import accepted_by_row, mgl, tokens_and_passes, walk
 from raytrain.drafter.model import (
     DrafterError,
     answer_counts,
@@ -21,6 +21,7 @@ from raytrain.drafter.model import (
     target_layers,
     vocabulary_size,
 )
+from raytrain.drafter.sources import Online
 from raytrain.drafter.states import draft_inputs, student_states
 from raytrain.drafter.training import stalled
 from raytrain.hardware import CPU_ATTENTION, Placement
@@ -124,12 +125,18 @@ def test_acceptance_is_that_of_drafting_token_by_token(
     folders: tuple[Path, Path], student: PreTrainedModel, drafter: PreTrainedModel
 ) -> None:
     rows = agreeing(folders, student, drafter)
-    found = _accepted(drafter, rows, list(range(len(rows))), DrafterSettings().draft_tokens, PLACEMENT)
+    found = accepted(drafter, rows)
     expected = [drafted_by_hand(student, drafter, *rows.row(index)) for index in range(len(rows))]
     assert found == expected
     counts = tokens_and_passes(drafter, rows, DrafterSettings(), PLACEMENT)
     assert counts.tolist() == [[sum(lengths) + len(lengths), len(lengths)] for lengths in expected]
     assert len({length for lengths in found for length in lengths}) > 1
+
+
+def accepted(drafter: PreTrainedModel, rows: TokenRows) -> list[list[int]]:
+    """For each row how many tokens of each draft are accepted, all rows packed together."""
+    packs, source = [list(range(len(rows)))], Online(drafter, PLACEMENT)
+    return [lengths for _, lengths in accepted_by_row(drafter, rows, packs, SETTINGS.draft_tokens, source)]
 
 
 def agreeing(folders: tuple[Path, Path], student: PreTrainedModel, drafter: PreTrainedModel) -> TokenRows:
@@ -239,9 +246,7 @@ def test_a_drafter_begins_by_copying_what_stood_in_the_prompt(folders: tuple[Pat
         settings = DrafterSettings(begin=begin, vocabulary=1.0)
         make_drafter(folders[0], settings, rows, tmp_path / begin, seed=1)
         model = load_drafter(tmp_path / begin, PLACEMENT).eval()
-        lengths = [
-            n for found in _accepted(model, rows, list(range(6)), settings.draft_tokens, PLACEMENT) for n in found
-        ]
+        lengths = [length for found in accepted(model, rows) for length in found]
         share[begin] = sum(n > 0 for n in lengths) / len(lengths)
     assert share["copying"] > 0.5
     assert share["random"] < 0.2
