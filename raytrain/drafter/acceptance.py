@@ -10,6 +10,7 @@ answer is not accepted here; vLLM counts it where it happens to agree.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -66,11 +67,10 @@ def mgl(measured: Mapping[str, Sequence[float]]) -> tuple[float, int]:
     return (1 + accepted / drafts if drafts else 1.0), int(drafts)
 
 
-@torch.no_grad()
-def _accepted(
-    drafter: PreTrainedModel, rows: TokenRows, pack: list[int], places: int, placement: Placement
-) -> list[list[int]]:
-    """For each row of a pack, how many of the `places` tokens of each draft were accepted."""
+def row_and_inputs(
+    drafter: PreTrainedModel, rows: TokenRows, pack: list[int], placement: Placement
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The packed row of these rows, and what the drafter is given of it to guess: tensors alone, and no targets."""
     student = student_of(drafter, placement)
     row = {
         name: value.to(student.device) if isinstance(value, torch.Tensor) else value
@@ -78,6 +78,15 @@ def _accepted(
     }
     inputs = draft_inputs(row, student_states(student, drafter.target_layer_ids, row))
     inputs.pop("verifier_last_hidden_states")
+    return row, inputs
+
+
+@torch.no_grad()
+def _accepted(
+    drafter: PreTrainedModel, rows: TokenRows, pack: list[int], places: int, placement: Placement
+) -> list[list[int]]:
+    """For each row of a pack, how many of the `places` tokens of each draft were accepted."""
+    row, inputs = row_and_inputs(drafter, rows, pack, placement)
     guesses = torch.cat(drafter(**inputs, ttt_steps=places))
     if drafter.d2t is not None:
         guesses = guesses + drafter.d2t[guesses]
