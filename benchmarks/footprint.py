@@ -25,7 +25,7 @@ from agentmill.runs import Run, bench_run
 from benchmarks import footprint_inference
 from raytrain.footprint import Batch, footprint
 from raytrain.preflight import PROCESS_GIB
-from raytrain.quantize import stage as quantize
+from raytrain.quantize import estimate as quantize
 from raytrain.settings import LoraSettings, SftSettings, WorkerSettings
 from raytrain.shape import shape_of
 

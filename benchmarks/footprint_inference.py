@@ -117,7 +117,7 @@ def _drafter(work: Path, shape: str) -> dict[str, float]:
 
 def _quantise(work: Path, shape: str) -> dict[str, float]:
     """GiB as `_drafter` has them, of INT8. Rows are few: how many are looked at takes time and no memory."""
-    from raytrain.quantize.stage import estimate_gib
+    from raytrain.quantize.estimate import estimate_gib
     from raytrain.quantize.work import Order, quantise
 
     settings = QuantizeSettings()

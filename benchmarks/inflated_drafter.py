@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentmill.lineage import usable_cores
 from agentmill.runs import atomic_dir, digest_path
 from benchmarks.inflated import Shape, read_config
 from benchmarks.inflated_weights import AXES, NAME, NORMS, WIDTH, Growth, InflateError, write_told
@@ -58,6 +59,23 @@ def inflate_drafter(drafter: Path, target: Path, *, student: Path, inflated: Pat
             shutil.copyfile(file, folder / file.name)
         start = {"model": str(drafter), "digest": digest_path(drafter)}
         write_manifest(folder, {"stage": NAME, "start": start, "student": str(inflated)})
+    return target
+
+
+def quantize_inflated_drafter(drafter: Path, target: Path, *, student: Path) -> Path:
+    """An inflated drafter in INT8, by what the stage quantize does, into the folder `target`; returns `target`.
+
+    `student` is the inflated model in INT8 that it then drafts for. Nothing is calibrated, as of that model.
+    """
+    from raytrain.drafter.model import load_drafter
+    from raytrain.hardware import Placement
+    from raytrain.quantize.drafter_work import beside, save_in_8_bits
+
+    with atomic_dir(target) as folder:
+        loaded = load_drafter(drafter, Placement("cpu", usable_cores(), "bf16"))
+        save_in_8_bits(beside(loaded, student), "int8", folder, None)
+        copy_tokenizer(drafter, folder)
+        write_manifest(folder, {**read_manifest(drafter), "student": str(student), "scheme": "int8"})
     return target
 
 

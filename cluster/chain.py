@@ -20,6 +20,7 @@ FITTED = (*TRAINED, "drafter")  # all that train on Ray and leave a step log
 # ways to serve the newest model, the fastest last -> the stages that they need
 VARIANTS = {"quantized": ("quantize",), "drafted": ("drafter",), "drafted_quantized": ("drafter", "quantize")}
 QUANTIZED = "quantized"
+DRAFTER, DRAFTER_QUANTIZED = "drafter", "drafter_quantized"  # the drafter's folders under models/
 SAME_FUNCTION = {"expanded"}  # computes what the model before it computes, until it is trained
 # stage -> the settings that are null where it is left out
 SWITCHED_BY = {
@@ -66,8 +67,15 @@ def parts_of(config: "RunConfig", name: str) -> list[str]:
     """The folders under models/ that a model or variant is served from, the one that answers first."""
     if name not in VARIANTS:
         return [name]
-    answers = QUANTIZED if "quantize" in VARIANTS[name] else newest(config)
-    return [answers, "drafter"] if "drafter" in VARIANTS[name] else [answers]
+    in_8_bits = "quantize" in VARIANTS[name]
+    answers = QUANTIZED if in_8_bits else newest(config)
+    drafts = DRAFTER_QUANTIZED if in_8_bits and quantizes_drafter(config) else DRAFTER
+    return [answers, drafts] if "drafter" in VARIANTS[name] else [answers]
+
+
+def quantizes_drafter(config: "RunConfig") -> bool:
+    """Whether the stage quantize brings a drafter to 8 bits too, which then drafts for the model in 8 bits."""
+    return config.drafter is not None and config.quantize is not None and config.quantize.drafter
 
 
 def stage_before(config: "RunConfig", stage: str) -> str:

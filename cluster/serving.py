@@ -76,10 +76,10 @@ def tuned_for(run: Run, assignments: Sequence[str] = ()) -> tuple[RunConfig, Pat
     tuned = validate(TunedServing, load_yaml(file), str(file))
     of_engine = [one.strip().removeprefix(_ENGINE) for one in assignments if one.strip().startswith(_ENGINE)]
     config = config_of(run, [one for one in assignments if not one.strip().startswith(_ENGINE)])
-    folder, _ = served_as(run, config, chain.model_of(run, config, tuned.stage))
+    folder, own = served_as(run, config, chain.model_of(run, config, tuned.stage))
     found = override(tuned.engine.model_dump(mode="json"), of_engine)
-    if found["speculative"] and found["speculative"]["model"]:
-        found["speculative"]["model"] = str(run.root / "models" / "drafter")
+    if found["speculative"] and found["speculative"]["model"] and own.speculative:
+        found["speculative"]["model"] = own.speculative.model
     engine = validate(EngineSettings, found, f"{file} and --set")
     update = {"system": served_system(run, config), "serve": config.serve.model_copy(update={"engine": engine})}
     return config.model_copy(update=update), folder

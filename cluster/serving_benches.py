@@ -150,24 +150,30 @@ def _inflated(source: Run, config: RunConfig, folder: Path) -> dict[str, ModelEn
     from benchmarks.inflated import STUDENT as STUDENT_SHAPE
     from benchmarks.inflated import TEACHER as TEACHER_SHAPE
     from benchmarks.inflated import inflate, quantize_inflated
-    from benchmarks.inflated_drafter import inflate_drafter
+    from benchmarks.inflated_drafter import inflate_drafter, quantize_inflated_drafter
 
     own = engines_of(source, config)
     start, made = Path(own[BF16].model), folder / "inflated"
-    folders = {name: made / name for name in (TEACHER, BF16, QUANTIZED, "drafter")}
+    folders = {name: made / name for name in (TEACHER, BF16, QUANTIZED, chain.DRAFTER, chain.DRAFTER_QUANTIZED)}
     for name, shape in ((TEACHER, TEACHER_SHAPE), (BF16, STUDENT_SHAPE)):
         if not folders[name].is_dir():
             say("bench", f"inflating {start} to {name}: {shape}")
             inflate(start, folders[name], shape)
     if QUANTIZED in own and not folders[QUANTIZED].is_dir():
         quantize_inflated(folders[BF16], folders[QUANTIZED])
-    drafter = next((one.speculative for one in own.values() if one.speculative), None)
-    if drafter is not None and not folders["drafter"].is_dir():
-        inflate_drafter(Path(drafter.model), folders["drafter"], student=start, inflated=folders[BF16])
+    drafters = {Path(one.speculative.model) for one in own.values() if one.speculative}
+    if drafters and not folders[chain.DRAFTER].is_dir():
+        drafter = source.root / "models" / chain.DRAFTER
+        inflate_drafter(drafter, folders[chain.DRAFTER], student=start, inflated=folders[BF16])
+    in_8_bits = folders[chain.DRAFTER_QUANTIZED]
+    if in_8_bits.name in {one.name for one in drafters} and not in_8_bits.is_dir():
+        quantize_inflated_drafter(folders[chain.DRAFTER], in_8_bits, student=folders[QUANTIZED])
     engines = {TEACHER: own[BF16].model_copy(update={"model": str(folders[TEACHER])})}
     for name, engine in own.items():
         model = folders[QUANTIZED if "quantize" in chain.VARIANTS.get(name, ()) else BF16]
-        speculative = engine.speculative and engine.speculative.model_copy(update={"model": str(folders["drafter"])})
+        speculative = engine.speculative
+        if speculative is not None:
+            speculative = speculative.model_copy(update={"model": str(folders[Path(speculative.model).name])})
         engines[name] = engine.model_copy(update={"model": str(model), "speculative": speculative})
     return engines
 

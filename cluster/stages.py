@@ -23,6 +23,7 @@ from raytrain.site import Site
 
 MISSING = "missing"
 MODEL = "the newest model"  # in a stage's `needs`: the stage that made the newest model before it
+QUANTIZED_DRAFTER = "the drafter"  # in a stage's `needs`: the stage drafter, where its drafter is brought to 8 bits
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def _quantize(run: Run, config: RunConfig) -> None:
     from raytrain.quantize import stage
 
     assert config.quantize is not None
-    stage.run(run, config.quantize, start=chain.newest(config))
+    drafter = config.drafter if chain.quantizes_drafter(config) else None
+    stage.run(run, config.quantize, start=chain.newest(config), drafter=drafter)
 
 
 def _evaluate(run: Run, config: RunConfig) -> None:
@@ -292,12 +294,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="quantize",
-        does="the small model in 8 bits (llm-compressor)",
+        does="the small model and its drafter in 8 bits (llm-compressor)",
         run=_quantize,
         settings=lambda c: {"quantize": c.quantize.model_dump(mode="json") if c.quantize is not None else None},
-        needs=("corpora", MODEL),
+        needs=("corpora", MODEL, QUANTIZED_DRAFTER),
         sources=("agentmill.runs", "raytrain"),
-        owns=("models/quantized", "checkpoints/quantize"),
+        owns=("models/quantized", "models/drafter_quantized", "checkpoints/quantize"),
         figures=("quantize",),
         memory_gib=2.0,
     ),
@@ -361,6 +363,9 @@ def stage_named(name: str) -> Stage:
 def needs_of(stage: Stage, config: RunConfig) -> list[str]:
     """The stages that a stage builds on under this configuration; those that are left out are not among them."""
     names = [chain.stage_before(config, stage.name) if name == MODEL else name for name in stage.needs]
+    if QUANTIZED_DRAFTER in names:
+        names.remove(QUANTIZED_DRAFTER)
+        names += ["drafter"] if chain.quantizes_drafter(config) else []
     return [name for name in names if not chain.left_out(config, name)]
 
 

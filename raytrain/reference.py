@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from agentmill.runs import atomic_write_bytes
 from raytrain.batches import Plan, in_order
 from raytrain.data import TokenRows
+from raytrain.folders import from_folder
 from raytrain.hardware import Placement
 from raytrain.job import Job
 from raytrain.trainer import losses_of
@@ -28,9 +29,10 @@ BATCHES_AT_ONCE = 256  # of each rank, between two writes
 
 def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
     """The model in `folder`, in this placement's type and attention, on the CPU."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=placement.dtype, attn_implementation=placement.attention, local_files_only=True
+    model: PreTrainedModel = from_folder(
+        AutoModelForCausalLM, folder, dtype=placement.dtype, attn_implementation=placement.attention
     )
+    return model
 
 
 def load_for_scoring(folder: Path, placement: Placement) -> PreTrainedModel:

@@ -344,7 +344,8 @@ class QuantizeSettings(Strict):
     FP8 is calibrated on `rows` rows of a set of corpora/calibration (`calibration`; `mixed` needs `data.public` and is
     in-domain without), none longer than `max_length` tokens; `kv_cache` stores keys and values in FP8 too. As many
     held-out rows say what it cost. Where more than `max_clip_rate` of what they put into the linear layers lies outside
-    FP8's calibrated ranges the stage fails; with null there is no bound.
+    FP8's calibrated ranges the stage fails; with null there is no bound. With `drafter` the run's drafter, where it has
+    one, is brought to 8 bits too, and drafts for the model in 8 bits.
     """
 
     scheme: Literal["auto", "fp8", "int8"] = "auto"
@@ -354,3 +355,4 @@ class QuantizeSettings(Strict):
     tokens_per_batch: Annotated[int, Field(ge=1)] = 2048
     kv_cache: bool = True
     max_clip_rate: Annotated[float, Field(ge=0.0, le=1.0)] | None = 1e-3
+    drafter: bool = True

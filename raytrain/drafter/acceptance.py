@@ -10,6 +10,7 @@ answer is not accepted here; vLLM counts it where it happens to agree.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -77,11 +78,17 @@ def accepted_by_row(
             yield index, walk(reached, begin, end, begin + int(rows.starts[index]))
 
 
+def guessing(row: Row, states: States) -> dict[str, Any]:
+    """What the drafter is given of a packed row to guess: tensors alone, and no targets."""
+    inputs = draft_inputs(row, states)
+    inputs.pop("verifier_last_hidden_states")
+    return inputs
+
+
 @torch.no_grad()
 def _reached(drafter: PreTrainedModel, row: Row, states: States, places: int) -> list[int]:
     """At each position of a packed row, how many of the `places` tokens drafted there are right in a row."""
-    inputs = draft_inputs(row, states)
-    inputs.pop("verifier_last_hidden_states")
+    inputs = guessing(row, states)
     guesses = torch.cat(drafter(**inputs, ttt_steps=places))
     if drafter.d2t is not None:
         guesses = guesses + drafter.d2t[guesses]

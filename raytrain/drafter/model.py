@@ -16,6 +16,7 @@ from agentmill.errors import UserError
 from raytrain.data import Int64, TokenRows
 from raytrain.drafter import attention
 from raytrain.drafter.copying import write_copying
+from raytrain.folders import from_folder
 from raytrain.hardware import Placement
 from raytrain.job import Job
 from raytrain.reference import device_of, load_for_scoring
@@ -79,7 +80,7 @@ def load_drafter(folder: Path, placement: Placement) -> PreTrainedModel:
     config = Eagle3SpeculatorConfig.from_pretrained(str(folder), local_files_only=True)
     kind = attention.GPU_ATTENTION if placement.device == "gpu" else attention.CPU_ATTENTION
     config.transformer_layer_config._attn_implementation = kind
-    drafter: PreTrainedModel = Eagle3DraftModel.from_pretrained(str(folder), config=config, local_files_only=True)
+    drafter: PreTrainedModel = from_folder(Eagle3DraftModel, folder, config=config)
     if kind == attention.CPU_ATTENTION:
         drafter._create_mask_fn = _no_mask
     return drafter.to(placement.dtype)

@@ -64,7 +64,7 @@ def calibrate(model: PreTrainedModel, sequences: Iterable[Int32]) -> Ranges:
     def look(name: str, inputs: torch.Tensor) -> None:
         ranges[name] = max(ranges.get(name, 0.0), float(inputs.abs().max()))
 
-    with _watched(model, look):
+    with watched(model, look):
         for sequence in sequences:
             model(input_ids=torch.from_numpy(sequence.astype(np.int64))[None].to(model.device))
     return ranges
@@ -88,7 +88,7 @@ def count_clipped(
                 outside = (sizes > limits[name]).sum(dim=-1).cpu()
                 _add(found[calibration], name, group, outside, sizes.shape[-1], bounds, edges)
 
-        with _watched(model, look):
+        with watched(model, look):
             model(input_ids=torch.from_numpy(tokens.astype(np.int64))[None].to(model.device))
     return found
 
@@ -117,7 +117,7 @@ def _add(
 
 
 @contextmanager
-def _watched(model: PreTrainedModel, look: Any) -> Iterator[None]:
+def watched(model: PreTrainedModel, look: Any) -> Iterator[None]:
     """Show `look` the name and the input [1, tokens, width] of every linear layer but the head while the block runs."""
 
     def hook_of(name: str) -> Any:

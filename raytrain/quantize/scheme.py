@@ -9,6 +9,7 @@ Every observer is named: llm-compressor gives a hand-written scheme one that rem
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ STATIC = "static_minmax"
 WEIGHTS = "memoryless_minmax"  # weights are seen once, whole
 FP8_CAPABILITY = (8, 9)  # Ada; Hopper is 9.0
 HEAD = "lm_head"
+LEFT_OUT = (HEAD,)
 
 
 class WrongScheme(UserError):
@@ -36,8 +38,8 @@ def choose(settings: QuantizeSettings, capability: tuple[int, int] | None) -> tu
     return "fp8", f"this GPU (compute capability {capability[0]}.{capability[1]}) has FP8"
 
 
-def recipe(scheme: Scheme, *, kv_cache: bool) -> Any:
-    """llm-compressor's modifier: every linear layer but the head; for FP8 the key-value cache too, where asked."""
+def recipe(scheme: Scheme, *, kv_cache: bool, left_out: Sequence[str] = LEFT_OUT) -> Any:
+    """llm-compressor's modifier: all linear layers but those left out; for FP8 the key-value cache too, where asked."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -51,7 +53,7 @@ def recipe(scheme: Scheme, *, kv_cache: bool) -> Any:
         activations = _static()
     group = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=activations)
     cached = _static() if scheme == "fp8" and kv_cache else None
-    return QuantizationModifier(config_groups={"group_0": group}, ignore=[HEAD], kv_cache_scheme=cached)
+    return QuantizationModifier(config_groups={"group_0": group}, ignore=list(left_out), kv_cache_scheme=cached)
 
 
 def _static() -> Any:
@@ -60,7 +62,7 @@ def _static() -> Any:
     return QuantizationArgs(num_bits=8, type="float", strategy="tensor", symmetric=True, dynamic=False, observer=STATIC)
 
 
-def check_saved(folder: Path, scheme: Scheme, *, kv_cache: bool) -> None:
+def check_saved(folder: Path, scheme: Scheme, *, kv_cache: bool, left_out: Sequence[str] = LEFT_OUT) -> None:
     """Look that the saved configuration says what the recipe said.
 
     Raises:
@@ -83,7 +85,7 @@ def check_saved(folder: Path, scheme: Scheme, *, kv_cache: bool) -> None:
         "input_activations.dynamic": not static,
         "input_activations.observer": STATIC if static else None,
         "kv_cache_scheme.observer": STATIC if static and kv_cache else None,
-        "ignore": [HEAD],
+        "ignore": list(left_out),
     }
     for name, value in wanted.items():
         if found[name] != value:

@@ -6,13 +6,14 @@ with. Held-out rows are scored with the weights as they were and as they are sav
 this is: an FP8 folder is judged on a CPU, where no engine runs it.
 """
 
-import warnings
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raytrain.data import TokenRows
-from raytrain.folders import copy_tokenizer
+from raytrain.folders import copy_tokenizer, from_folder
 from raytrain.hardware import Placement
 from raytrain.memory import peak_mib, peak_rise
 from raytrain.quantize.clip import Clipped, count_clipped
@@ -54,13 +55,31 @@ class Quantised:
     clipped: Clipped | None
 
 
+Found = TypeVar("Found")
+
+
+def in_process(work: Callable[[], Found], out: Path, placement: Placement) -> Found:
+    """What `work` finds, in a Ray task of its own, after the folder `out` was made empty for it."""
+    import ray
+
+    task = ray.remote(num_cpus=1, num_gpus=1 if placement.device == "gpu" else 0, max_retries=0)(_in_empty_folder)
+    found: Found = ray.get(task.remote(work, out))
+    return found
+
+
+def _in_empty_folder(work: Callable[[], Found], out: Path) -> Found:
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    return work()
+
+
 def quantise(order: Order) -> Quantised:
     """Write the quantised model into `order.out`, an empty folder."""
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import active_session
 
-    _quieten()
+    quieten()
     torch.set_num_threads(order.placement.threads)
     with peak_rise() as risen:
         model = load_folder(order.model).to(order.device)
@@ -119,19 +138,12 @@ def load_folder(folder: Path) -> Any:
     """The model of a folder that may be quantised: its weights in bf16 as they come out of 8 bits, activations rounded
     to 8 bits on their way."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    whole = {"quantization_config": CompressedTensorsConfig(run_compressed=False)}
-    quantised = getattr(config, "quantization_config", None) is not None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # transformers says what we want
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, local_files_only=True, **(whole if quantised else {})
-        )
+    return from_folder(AutoModelForCausalLM, folder, dtype=torch.bfloat16)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep llm-compressor from telling every step of its recipe."""
     from loguru import logger
 

@@ -1,12 +1,15 @@
-"""What the integration tests share: one local Ray, and one small model folder."""
+"""What the integration tests share: one local Ray, one small model folder, and a run with a drafter for it."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agentmill.runs import Run
 from cluster.base import BaseSettings, missing_files, model_folder
 from cluster.session import ray_session
+from tests.drafted import SETTINGS
+from tests.practice import practice_run
 from tests.tiny_llama import write_tiny_llama
 
 
@@ -25,3 +28,13 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not missing_files(shipped):
         return shipped
     return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def drafted_run(ray_local: None, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with models/base and a drafter for it, trained for some seconds."""
+    from raytrain.drafter import stage
+
+    run = practice_run(tmp_path_factory.mktemp("drafter") / "run", tiny_model_dir)
+    stage.run(run, SETTINGS, start="base", seed=1)
+    return run

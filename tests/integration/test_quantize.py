@@ -1,4 +1,5 @@
-"""The stage quantize on a local Ray, for the shipped base: INT8 here, and the serving engine answers with it.
+"""The stage quantize on a local Ray, for the shipped base and a drafter: INT8 here, and the serving engine answers with
+both.
 
 FP8, which no engine runs on a CPU, is made of a tiny model and judged by its clip rate.
 """
@@ -16,47 +17,61 @@ from agentmill.runs import Run
 from raytrain.folders import read_manifest
 from raytrain.quantize import stage
 from raytrain.settings import QuantizeSettings
+from tests.drafted import SETTINGS as DRAFTER
+from tests.drafted import ask
 from tests.practice import practice_rows
 from tests.tiny_llama import write_tiny_llama
 
 SETTINGS = QuantizeSettings(rows=40)
-ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
-def new_run(folder: Path, model: Path, calibration: list[dict[str, object]] | None = None) -> Run:
-    run = Run.create(folder, {}, "test")
+def write_corpora(run: Run, calibration: list[dict[str, object]] | None = None) -> None:
     for corpus, rows in (
         ("calibration/in_domain", calibration or practice_rows(40, 1)),
         ("sft/heldout", practice_rows(40, 2)),
     ):
         pq.write_table(pa.Table.from_pylist(rows), run.path("corpora", f"{corpus}.parquet"))
+
+
+def new_run(folder: Path, model: Path, calibration: list[dict[str, object]] | None = None) -> Run:
+    run = Run.create(folder, {}, "test")
+    write_corpora(run, calibration)
     run.path("models").mkdir(exist_ok=True)
     run.path("models", "base").symlink_to(model, target_is_directory=True)
     return run
 
 
-def answers(model: str, prompts: list[list[dict[str, str]]]) -> list[str]:
-    from vllm import LLM, SamplingParams
+@pytest.fixture(scope="module")
+def quantized(drafted_run: Run) -> Run:
+    """The run of a student and its drafter, with both in 8 bits."""
+    write_corpora(drafted_run)
+    stage.run(drafted_run, SETTINGS, start="base", drafter=DRAFTER)
+    return drafted_run
 
-    llm = LLM(model=model, max_model_len=512, enforce_eager=True)
-    outputs = llm.chat(prompts, SamplingParams(temperature=0.0, max_tokens=96), use_tqdm=False)
-    return [output.outputs[0].text for output in outputs]
 
-
-def test_the_base_is_quantised_and_the_engine_answers_with_it(
-    ray_local: None, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    run = new_run(tmp_path / "run", tiny_model_dir)
-    stage.run(run, SETTINGS, start="base")
-    value = {name: figure.value for name, figure in run.figures("quantize").items()}
+def test_the_base_and_its_drafter_are_quantised_and_lose_little(quantized: Run) -> None:
+    value = {name: figure.value for name, figure in quantized.figures("quantize").items()}
     assert value["quantize.scheme"] == "int8"
     assert "quantize.clip_rate" not in value  # every token has a scale of its own
     assert float(value["quantize.quantized_loss"]) < float(value["quantize.bf16_loss"]) + 0.02
-    assert read_manifest(run.path("models", "quantized"))["scheme"] == "int8"
+    before, after = (float(value[f"quantize.drafter_{name}_mgl"]) for name in ("bf16", "quantized"))
+    assert before == pytest.approx(float(quantized.figures()["drafter.synthetic.mgl"].value), rel=0.03)
+    assert after == pytest.approx(before, rel=0.03)
+    assert float(value["quantize.drafter_peak_gib"]) < 1.1 * float(value["quantize.drafter_estimate_gib"])
+    for name, start in (("quantized", "base"), ("drafter_quantized", "drafter")):
+        manifest = read_manifest(quantized.path("models", name))
+        assert (manifest["scheme"], manifest["start"]["model"]) == ("int8", start)
+
+
+def test_the_engine_answers_the_same_with_a_drafter_in_8_bits_which_drafts_as_well(quantized: Run) -> None:
     asked = practice_rows(20, 3)
-    task = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": ENVIRONMENT})(answers)
-    said = ray.get(task.remote(str(run.path("models", "quantized")), [row["prompt"] for row in asked]))
+    models = quantized.root / "models"
+    drafters = [None, str(models / "drafter"), str(models / "drafter_quantized")]
+    engines = [ask(str(models / "quantized"), drafter, [row["prompt"] for row in asked]) for drafter in drafters]
+    (said, _), (_, before), (drafted, after) = ray.get(engines)
     assert sum(text == row["completion"][0]["content"] for text, row in zip(said, asked, strict=True)) >= 10
+    assert drafted == said
+    assert before > 1.8 and after == pytest.approx(before, rel=0.05)
 
 
 def test_a_set_that_is_not_there_is_told(ray_local: None, tiny_model_dir: Path, tmp_path: Path) -> None:

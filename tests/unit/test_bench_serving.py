@@ -205,7 +205,7 @@ def trained(tmp_path: Path) -> Run:
     """A run with an 8-bit model and a drafter."""
     config = RunConfig.model_validate({"drafter": {"draft_tokens": 4}, "quantize": {}})
     run = Run.create(tmp_path / "trained", config.resolved(), "test")
-    for name in (chain.newest(config), "quantized", "drafter"):
+    for name in (chain.newest(config), "quantized", "drafter", "drafter_quantized"):
         run.path("models", name, "x").parent.mkdir(exist_ok=True)
     return run
 
@@ -225,14 +225,15 @@ def test_a_run_s_variants_are_configurations_and_drafted_ones_answer_as_their_un
     }  # fmt: skip
     assert [Path(one.engine.model) for one in found.values()] == [newest, models / "quantized"] * 2
     eagle = Speculative(method="eagle3", tokens=4, model=str(models / "drafter"))
-    assert [one.engine.speculative for one in found.values()] == [None, None, eagle, eagle]
+    in_8_bits = eagle.model_copy(update={"model": str(models / "drafter_quantized")})
+    assert [one.engine.speculative for one in found.values()] == [None, None, eagle, in_8_bits]
     (models / "quantized").rmdir()
     assert list(chosen(trained)) == ["bf16", "drafted"]
 
 
 def test_an_inflated_run_has_the_same_engines_of_inflated_models_and_a_teacher(trained: Run) -> None:
     made = trained.root / "bench" / "inflated"
-    for name in ("teacher", "bf16", "quantized", "drafter"):
+    for name in ("teacher", "bf16", "quantized", "drafter", "drafter_quantized"):
         (made / name).mkdir(parents=True)  # by an earlier bench
     config = RunConfig.model_validate({**trained.manifest["config"], "serve": {"engine": {"max_num_seqs": 7}}})
     asked = Asked([], [], Extent((1,), (), 1, 1, 1), 1, None, most_teacher=6)
@@ -241,8 +242,9 @@ def test_an_inflated_run_has_the_same_engines_of_inflated_models_and_a_teacher(t
         "teacher": made / "teacher", "bf16": made / "bf16", "quantized": made / "quantized",
         "drafted": made / "bf16", "drafted_quantized": made / "quantized",
     }  # fmt: skip
-    assert {one.engine.speculative.model for one in found.values() if one.engine.speculative} == {str(made / "drafter")}
-    assert [name for name, one in found.items() if one.engine.speculative] == ["drafted", "drafted_quantized"]
+    assert {name: one.engine.speculative.model for name, one in found.items() if one.engine.speculative} == {
+        "drafted": str(made / "drafter"), "drafted_quantized": str(made / "drafter_quantized"),
+    }  # fmt: skip
     assert {name: one.most_in_flight for name, one in found.items() if one.most_in_flight} == {"teacher": 6}
     assert {one.engine.max_num_seqs for one in found.values()} == {7}
 

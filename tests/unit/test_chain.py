@@ -89,13 +89,18 @@ def test_the_newest_model_is_served_in_8_bits_and_with_its_drafter(tmp_path: Pat
     assert chain.evaluated(configured(drafter={}, evaluate=named)) == ["sft", "drafted"]
     with pytest.raises(ConfigError, match=r"drafted is no model of this run; .*it makes base, sft, quantized"):
         configured(quantize={}, evaluate=named)
-    run = made(tmp_path / "one", fast, "base", "sft", "quantized", "drafter")
+    run = made(tmp_path / "one", fast, "base", "sft", "quantized", "drafter", "drafter_quantized")
     settings, folder = settings_for(run, None, [], None, "drafted_quantized")
     assert folder == run.root / "models" / "quantized"
     drafting = settings.serve.engine.speculative
     assert drafting is not None
-    assert (drafting.method, drafting.tokens, drafting.model) == ("eagle3", 2, str(run.root / "models" / "drafter"))
-    assert settings_for(run, None, [], None, "drafted")[1] == run.root / "models" / "sft"
+    drafter = str(run.root / "models" / "drafter")
+    assert (drafting.method, drafting.tokens, drafting.model) == ("eagle3", 2, f"{drafter}_quantized")
+    settings, folder = settings_for(run, None, [], None, "drafted")
+    assert folder == run.root / "models" / "sft"
+    assert settings.serve.engine.speculative == drafting.model_copy(update={"model": drafter})
     assert settings_for(run, None, [], None)[0].serve.engine.speculative is None
-    with pytest.raises(RunError, match=r"has no models/drafter yet"):
-        chain.model_of(made(tmp_path / "two", fast, "sft", "quantized"), fast, "drafted_quantized")
+    without = configured(drafter={}, quantize={"drafter": False})
+    assert chain.parts_of(without, "drafted_quantized") == ["quantized", "drafter"]
+    with pytest.raises(RunError, match=r"has no models/drafter_quantized yet"):
+        chain.model_of(made(tmp_path / "two", fast, "sft", "quantized", "drafter"), fast, "drafted_quantized")

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from benchmarks import inflated_weights
 from benchmarks.inflated import STUDENT, TEACHER, InflateError, Shape, block_sources, inflate, quantize_inflated
-from benchmarks.inflated_drafter import LAYER, LAYER_IDS, inflate_drafter, state_of
+from benchmarks.inflated_drafter import LAYER, LAYER_IDS, inflate_drafter, quantize_inflated_drafter, state_of
 from raytrain import attention as training_attention
 from raytrain.base import WEIGHTS as BASE
 from raytrain.data import TokenRows, join
@@ -301,6 +301,22 @@ def test_nothing_of_the_drafter_can_be_left_out(
         weights["fc.weight"] = torch.nn.functional.pad(small, (0, 3 * width - 3 * 64, 0, width - 64))
     save_file(weights, large / "model.safetensors", {"format": "pt"})
     assert apart(drafted(drafter, student), drafted(large, big)) > 1e-3
+
+
+def test_in_8_bits_the_drafter_drafts_what_the_drafter_in_8_bits_did(
+    tmp_path: Path, student: Path, big: Path, drafter: Path
+) -> None:
+    large = inflate_drafter(drafter, tmp_path / "large", student=student, inflated=big)
+    small_8 = quantize_inflated_drafter(drafter, tmp_path / "small-8", student=student)
+    large_8 = quantize_inflated_drafter(large, tmp_path / "large-8", student=big)
+    before, after = drafted(small_8, student), drafted(large_8, big)
+    rounded = apart(drafted(drafter, student), before)
+    assert rounded < 0.2
+    assert apart(before, after) < rounded / 4  # rows of zeros change no other row's scale, and no token's
+    assert {name for name, tensor in read_all(large_8).items() if tensor.dtype == torch.int8} == {
+        "fc.weight", *(f"layers.0.self_attn.{name}_proj.weight" for name in "qkvo"),
+        *(f"layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+    }  # fmt: skip
 
 
 def test_states_go_with_their_blocks() -> None:

@@ -1,4 +1,4 @@
-"""Quantisation of a small model: which scheme, what is saved, what it costs; and how clipping is counted."""
+"""Quantisation of a small model and its drafter: scheme, what is saved, what it costs; and how clipping is counted."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from raytrain import attention
 from raytrain.data import TokenRows, join
+from raytrain.drafter.model import load_drafter_for_scoring, make_drafter
 from raytrain.hardware import Placement
-from raytrain.quantize.clip import calibrate, count_clipped, sequences_of
+from raytrain.quantize.clip import calibrate, count_clipped, sequences_of, watched
+from raytrain.quantize.drafter_work import (
+    LEFT_OUT,
+    DrafterOrder,
+    QuantisedDrafter,
+    beside,
+    given_to,
+    quantise_drafter,
+)
+from raytrain.quantize.ranges import saved_ranges
 from raytrain.quantize.scheme import WrongScheme, check_saved, choose
 from raytrain.quantize.work import Order, quantise
-from raytrain.settings import QuantizeSettings, Scheme
+from raytrain.settings import DrafterSettings, QuantizeSettings, Scheme
+from raytrain.shards import Weights
 from tests.tiny_llama import write_tiny_llama
 
 
@@ -87,6 +99,82 @@ def test_a_saved_fp8_folder_has_the_ranges_of_its_calibration_rows(
     assert found.clipped is not None
     assert found.clipped.values == int(heldout.lengths.sum()) * 3 * (4 * 64 + 2 * 64 + 128)
     assert 0 < found.clipped.rate < 0.01
+
+
+DRAFTS = DrafterSettings(vocabulary=1.0, draft_tokens=4)
+
+
+def said_twice(count: int, seed: int) -> TokenRows:
+    """Rows of random tokens whose answer says the prompt again, which a drafter that copies drafts untrained."""
+    draw = np.random.default_rng(seed)
+    said = [draw.permutation(np.arange(5, 105))[:24].astype(np.int32) for _ in range(count)]
+    return join([(np.concatenate([one, one]), len(one), "a") for one in said])
+
+
+Drafted = tuple[DrafterOrder, QuantisedDrafter]
+
+
+@pytest.fixture(scope="module", params=["int8", "fp8"])
+def drafted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Drafted:
+    """A drafter in 8 bits for a student in 8 bits, each by both schemes."""
+    root, placement = tmp_path_factory.mktemp(request.param), Placement(device="cpu", threads=1, precision="bf16")
+    attention.register()
+    model = write_tiny_llama(root / "model", layers=5)
+    rows = {name: said_twice(count, count) for name, count in (("calibration", 12), ("heldout", 8))}
+    for name, some in rows.items():
+        some.save(root / name)
+    make_drafter(model, DRAFTS, rows["calibration"], root / "drafter", seed=1)
+    for name in ("student", "out"):
+        (root / name).mkdir()
+    parts = root / "calibration", root / "heldout"
+    quantise(Order(model, root / "student", request.param, True, *parts, 128, placement))
+    order = DrafterOrder(
+        root / "drafter", root / "student", root / "out", request.param, *parts, 128, DRAFTS, placement
+    )
+    return order, quantise_drafter(order)
+
+
+def test_a_drafter_is_written_in_8_bits_for_the_student_in_8_bits(drafted: Drafted) -> None:
+    order, found = drafted
+    (before, drafts), (after, _) = found.bf16, found.quantized
+    assert before > 1.3 and after == pytest.approx(before, rel=0.05)
+    assert 0 < drafts < 8 * 24
+    config = json.loads((order.out / "config.json").read_text())
+    assert config["speculators_config"]["verifier"]["name_or_path"] == str(order.student.resolve())
+    assert config["quantization_config"]["ignore"] == list(LEFT_OUT)
+    assert config["quantization_config"].get("kv_cache_scheme") is None
+    kinds = {tensor.name: tensor.dtype for tensor in Weights(order.out)}
+    eight = {"int8": "I8", "fp8": "F8_E4M3"}[order.scheme]
+    own = {tensor.name for tensor in Weights(order.drafter)}
+    assert {name for name, kind in kinds.items() if kind == eight} == {
+        "fc.weight", *(name for name in own if "_proj" in name)
+    }  # fmt: skip
+    assert own <= set(kinds)
+
+
+def test_a_drafter_s_ranges_are_those_of_every_step_on_the_states_of_the_student_in_8_bits(drafted: Drafted) -> None:
+    order, found = drafted
+    if order.scheme == "int8":
+        assert saved_ranges(order.out) == {} and found.clipped is None
+        return
+    drafter = beside(load_drafter_for_scoring(order.drafter, order.placement), order.student)
+    wanted: dict[int, dict[str, float]] = {1: {}, DRAFTS.draft_tokens: {}}
+    rows = TokenRows.load(order.calibration)
+    for steps, largest in wanted.items():
+
+        def look(name: str, inputs: torch.Tensor, largest: dict[str, float] = largest) -> None:
+            largest[name] = max(largest.get(name, 0.0), float(inputs.abs().max()))
+
+        with watched(drafter, look), torch.no_grad():
+            (given,) = given_to(drafter, rows, [list(range(len(rows)))], order)
+            drafter(**given, ttt_steps=steps)
+    first, every = wanted.values()
+    assert saved_ranges(order.out) == pytest.approx(every, rel=0.02)
+    assert max(every[name] / first[name] for name in first) > 1.05
+    assert found.clipped is not None
+    of_a_step = 3 * 2 * 64 + 64 + 2 * 64 + 128  # q, k, v; o; gate, up; down
+    assert found.clipped.values == (8 * 48 - 1) * (3 * 64 + DRAFTS.draft_tokens * of_a_step)
+    assert 0 <= found.clipped.rate < 0.01
 
 
 def test_calibration_sequences_are_rows_one_after_another_and_begin_again() -> None:

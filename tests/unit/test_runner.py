@@ -248,6 +248,10 @@ def test_a_stage_builds_on_the_newest_model_before_it() -> None:
     assert needs(WHOLE, "cpt") == ["corpora", "expand"]
     assert needs(WHOLE, "dpo") == ["corpora", "sft"]
     assert needs(WHOLE, "drafter") == ["responses", "dpo"]
+    assert needs(WHOLE, "quantize") == ["corpora", "dpo", "drafter"]
+    for changes in ({"drafter": None}, {"quantize": {"drafter": False}}):
+        other = RunConfig.model_validate({**WHOLE.model_dump(), **changes})
+        assert needs(other, "quantize") == ["corpora", "dpo"]
     assert needs(RunConfig.model_validate({"drafter": {}}), "responses") == ["corpora", "sft"]
     assert needs(RunConfig(), "sft") == ["corpora", "base"]
     assert needs(RunConfig.model_validate({"expand": {}}), "sft") == ["corpora", "expand"]

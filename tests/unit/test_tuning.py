@@ -153,9 +153,9 @@ def test_a_run_that_was_not_tuned_says_how(tmp_path: Path) -> None:
 
 
 def test_tuned_settings_are_read_back_with_the_runs_own_drafter_and_assignments_on_top(tmp_path: Path) -> None:
-    config = RunConfig.model_validate({"drafter": {}}).model_dump(mode="json")
+    config = RunConfig.model_validate({"drafter": {}, "quantize": {}}).model_dump(mode="json")
     run = Run.create(tmp_path / "run", config, "test")
-    for name in ("sft", "drafter"):
+    for name in ("sft", "drafter", "quantized", "drafter_quantized"):
         (run.root / "models" / name).mkdir(parents=True)
     file = run.path(*TUNED)
     file.write_text(
@@ -168,6 +168,11 @@ def test_tuned_settings_are_read_back_with_the_runs_own_drafter_and_assignments_
     assert (engine.max_num_seqs, settings.serve.port) == (16, 0)
     assert engine.speculative is not None and engine.speculative.tokens_by_batch == {1: 5, 8: 1}
     assert engine.speculative.model == str(run.root / "models" / "drafter")
+    file.write_text(file.read_text().replace("stage: drafted", "stage: drafted_quantized"))
+    settings, folder = tuned_for(run)
+    assert folder == run.root / "models" / "quantized"
+    speculative = settings.serve.engine.speculative
+    assert speculative is not None and speculative.model == str(run.root / "models" / "drafter_quantized")
     file.write_text("stage: drafted\nengine:\n  max_seqs: 8\n")
     with pytest.raises(ConfigError, match="max_num_seqs"):
         tuned_for(run)
