@@ -78,8 +78,6 @@ def quantise_drafter(order: DrafterOrder) -> QuantisedDrafter:
     with peak_rise() as risen, torch.compiler.set_stance("force_eager"):
         drafter = beside(load_drafter_for_scoring(order.drafter, order.placement), order.student)
         before = _mgl(drafter, heldout, order)
-        del drafter
-        drafter = beside(load_drafter_for_scoring(order.drafter, order.placement), order.student)
         save_in_8_bits(drafter, order.scheme, order.out, _calibration(drafter, order) if static else None)
         del drafter
         copy_tokenizer(order.drafter, order.out)
