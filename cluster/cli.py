@@ -147,7 +147,7 @@ def tune_serving(
     assignments: SetOption = None,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Search 8 bits, compiling, draft length, batch limit and prefix cache: the most answers within a latency target."""
+    """Search 8 bits, compiling, draft length, batches and prefix cache for the most answers within a latency target."""
     from cluster.serving_benches import numbers
     from cluster.tuning import tune_serving as tune
 
