@@ -6,7 +6,8 @@ its head, small as it is, and what it has of the student's stay as they are. FP8
 training-time test as there are drafted tokens, since each meets states of another kind.
 
 The key-value cache has no scheme of its own: where the student's is FP8, vLLM keeps the drafter's in FP8 too, with a
-scale of 1, and keys and values are far below E4M3's largest number, 448, so that a scale would gain them nothing.
+scale of 1. Behind norms, keys and values are far below E4M3's largest number, 448, and a scale makes no floating type
+finer.
 
 What it costs is the mean generated length on answers of the student's, before and after, without an engine
 (raytrain.drafter.acceptance); so an FP8 drafter is judged on a CPU, where no engine runs it.
