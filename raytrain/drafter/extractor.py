@@ -36,6 +36,7 @@ class Extractor:
         from vllm import LLM, SamplingParams
 
         self._engine = LLM(**asked, worker_extension_cls=EXTENSION)
+        self._type = "int16" if asked["dtype"] == "bfloat16" else "float32"
         self._sampling = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
         self._engine.collective_rpc("watch_states", args=(list(layers),))
 
@@ -44,14 +45,16 @@ class Extractor:
 
     def states(self, documents: list[list[int]]) -> Any:
         """The states of these documents (token ids), as `raytrain.drafter.watch.to_array` gives them."""
+        import numpy as np
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompts = [{"prompt_token_ids": document} for document in documents]
         try:
             self._engine.generate(prompts, self._sampling, use_tqdm=False)
-            return self._engine.collective_rpc("take_states", args=(documents,))[0]
+            states = self._engine.collective_rpc("take_states", args=(documents,))[0]
         except EngineDeadError:
             os._exit(1)  # without its processes it cannot go on; Ray starts the actor, and with it the engine, anew
+        return np.frombuffer(states, self._type).reshape(sum(map(len, documents)), -1)
 
 
 @contextmanager

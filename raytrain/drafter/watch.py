@@ -28,10 +28,11 @@ class StateWatch:
         """Keep the states of these layers, and those before the last norm, from now on."""
         self._states = PassWatch(self.get_model(), layers)
 
-    def take_states(self: Any, documents: list[Document]) -> Array | None:
-        """`PassWatch.take`. Of several workers that a model is cut over each has all states, and the first answers."""
+    def take_states(self: Any, documents: list[Document]) -> bytes | None:
+        """`PassWatch.take`, row by row. Of several workers that a model is cut over each has all states, and the first
+        answers. As bytes: of what vLLM passes on between its processes an array does not arrive as one."""
         states = self._states.take(documents)
-        return to_array(states) if self.rank == 0 else None
+        return to_array(states).tobytes() if self.rank == 0 else None
 
 
 class PassWatch:
