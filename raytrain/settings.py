@@ -276,7 +276,7 @@ class DpoSettings(StageSettings):
         return self
 
 
-class EngineSettings(Strict):
+class StatesEngine(Strict):
     """The vLLM engines that compute the student's states (`drafter.states: engine`), each in an actor of its own.
 
     `replicas` engines, each over `tensor_parallel` GPUs of one node. A worker asks for the states of `ahead` batches
@@ -326,7 +326,7 @@ class DrafterSettings(StageSettings):
     patience: Annotated[int, Field(ge=1)] | None = 3
     contract: bool = True
     states: Literal["online", "engine"] = "online"
-    engine: EngineSettings = EngineSettings()
+    engine: StatesEngine = StatesEngine()
 
     @model_validator(mode="after")
     def _held_whole(self) -> "DrafterSettings":

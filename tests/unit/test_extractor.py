@@ -14,7 +14,7 @@ from raytrain.footprint import Batch
 from raytrain.hardware import Placement, read_hardware
 from raytrain.job import DRAFTER, Job
 from raytrain.preflight import remedies, weigh
-from raytrain.settings import DrafterSettings, EngineSettings, WorkerSettings
+from raytrain.settings import DrafterSettings, StatesEngine, WorkerSettings
 from raytrain.shape import shape_of
 from tests.llama8b import LLAMA_8B
 
@@ -115,7 +115,7 @@ def job(device: Any, workers: int, replicas: int, tensor_parallel: int) -> Job:
     settings = ENGINE.model_copy(
         update={
             "worker": WorkerSettings(workers=workers),
-            "engine": EngineSettings(replicas=replicas, tensor_parallel=tensor_parallel),
+            "engine": StatesEngine(replicas=replicas, tensor_parallel=tensor_parallel),
         }
     )
     placement = Placement(device=device, threads=1, precision="bf16")
@@ -169,4 +169,4 @@ def test_engines_on_cores_share_the_memory_of_the_workers() -> None:
 
 
 def replace_engine(**changes: int) -> DrafterSettings:
-    return ENGINE.model_copy(update={"engine": EngineSettings(**changes)})
+    return ENGINE.model_copy(update={"engine": StatesEngine(**changes)})
