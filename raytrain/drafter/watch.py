@@ -91,7 +91,8 @@ class PassWatch:
             if positions[begin] == 0:
                 self._read.append((tokens, [part]))
                 continue
-            # At most one document of a pass is cut, the last: of those as long as this run's beginning, the newest.
+            # At most one document of a pass is cut, the last, and the next pass begins with what follows: of those as
+            # long as this run's beginning it is the newest.
             for earlier, parts in reversed(self._read):
                 if len(earlier) == positions[begin]:
                     earlier.extend(tokens)
