@@ -137,9 +137,12 @@ def engines_of(source: Run, config: RunConfig) -> dict[str, ModelEngine]:
     wanted = {BF16: chain.newest(config), **{name: name for name in chain.variants(config)}}
     found = {}
     for name, model in wanted.items():
-        if all((source.root / "models" / part).is_dir() for part in chain.parts_of(config, model)):
-            folder, engine = served_as(source, config, model)
-            found[name] = ModelEngine(model=str(folder), **{**dict(engine), "sample_ranges": 0.0})
+        missing = [part for part in chain.parts_of(config, model) if not (source.root / "models" / part).is_dir()]
+        if missing:
+            say("bench", f"{name} is left out: {source.root} has no models/{missing[0]}; make it with `agentmill run`")
+            continue
+        folder, engine = served_as(source, config, model)
+        found[name] = ModelEngine(model=str(folder), **{**dict(engine), "sample_ranges": 0.0})
     if not found:
         raise UserError(f"{source.root} has no models/{chain.newest(config)} yet; finish it with `agentmill run`")
     return found

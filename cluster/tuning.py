@@ -3,10 +3,10 @@
 Best is the most answers per second within the latency target, averaged over the concurrencies that are asked for.
 Settings are searched one kind after another (which variant; compiled or not, and on a CPU its threads; how many tokens
 are drafted, by how many requests are in a step; how many requests a step may have; the prefix cache), and what wins is
-carried on to the next. Every trial is
-measured beside the best so far, in turn; it takes its place only where it is better by MARGIN in the median of the
-paired repeats. At the end the winner is measured once more, beside the run's own settings: of many noisy trials the
-best looks better than it is. Out go tune/serving.yaml, which `agentmill serve RUN --tuned` reads, and every trial.
+carried on to the next. Every trial is measured beside the best so far, in turn; it takes its place only where it is
+better by MARGIN in the median of the paired repeats. At the end the winner is measured once more, beside the run's own
+settings: of many noisy trials the best looks better than it is. Out go tune/serving.yaml, which
+`agentmill serve RUN --tuned` reads, and every trial.
 """
 
 import json

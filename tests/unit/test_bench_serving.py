@@ -216,7 +216,9 @@ def chosen(run: Run, *also: str, variants: Sequence[str] = (), **changes: object
     return {one.name: one for one in _chosen(run, config, "demo", asked, run.root / "bench")}
 
 
-def test_a_run_s_variants_are_configurations_and_drafted_ones_answer_as_their_undrafted(trained: Run) -> None:
+def test_a_run_s_variants_are_configurations_and_drafted_ones_answer_as_their_undrafted(
+    trained: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
     found = chosen(trained)
     models = trained.root / "models"
     newest = models / chain.newest(RunConfig.model_validate(trained.manifest["config"]))
@@ -229,6 +231,7 @@ def test_a_run_s_variants_are_configurations_and_drafted_ones_answer_as_their_un
     assert [one.engine.speculative for one in found.values()] == [None, None, eagle, in_8_bits]
     (models / "quantized").rmdir()
     assert list(chosen(trained)) == ["bf16", "drafted"]
+    assert "drafted_quantized is left out" in capfd.readouterr().err
 
 
 def test_an_inflated_run_has_the_same_engines_of_inflated_models_and_a_teacher(trained: Run) -> None:
